@@ -1,0 +1,92 @@
+"""Frozen, validated configuration values. Knows no terminal and no defaults of a machine."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aimo2.types import Opening
+
+AnswerType = Literal["int", "expr"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SamplingConfig(_Config):
+    """How tokens are drawn."""
+
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    logprobs: bool = False
+    """Whether to record each token's log-probability, where the server has them."""
+
+
+class KernelConfig(_Config):
+    """Limits of one code cell and one kernel."""
+
+    cell_timeout: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds of wall-clock time a cell."""
+    memory_mib: Annotated[int, Field(ge=64)] = 2048
+    """Private memory of one kernel."""
+    output_bytes: Annotated[int, Field(ge=256)] = 64 * 1024
+    """Output kept of one cell; what the model sees is `RolloutConfig.output_chars`."""
+
+
+class RolloutConfig(_Config):
+    """Limits of one rollout."""
+
+    max_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Sampled tokens, all turns together."""
+    max_code_runs: Annotated[int, Field(ge=0)] = 4
+    """0 means that the model is not offered code."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds, code runs included; `None` leaves only the question's deadline."""
+    output_chars: Annotated[int, Field(ge=64)] = 600
+    """Characters of a cell's output given back to the model, cut in the middle."""
+    stop_at_answer: bool = True
+    """End at the first usable boxed answer instead of at the end of the reply."""
+
+
+class SolveConfig(_Config):
+    """How one question is solved."""
+
+    num_rollouts: Annotated[int, Field(ge=1)] = 4
+    concurrency: Annotated[int, Field(ge=1)] = 1
+    """Rollouts that stream at the same time."""
+    openings: tuple[Opening, ...] = ("code", "plain")
+    """Taken in turn: rollout i has opening i modulo their number."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds for the question; one absolute deadline is computed from it."""
+    seed: int = 0
+    answer_type: AnswerType = "int"
+    modulus: Annotated[int, Field(ge=1)] | None = None
+    """Integer answers are reduced by it outside the model; the model is never told."""
+    sampling: SamplingConfig = SamplingConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    kernel: KernelConfig = KernelConfig()
+
+
+class ServerConfig(_Config):
+    """An inference server that somebody else runs."""
+
+    base_url: str
+    """Up to and including `/v1`."""
+    model: str | None = None
+    """Name to ask for; `None` takes the first that the server lists."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself is never stored."""
+
+
+class LocalServerConfig(_Config):
+    """A llama.cpp server that we start."""
+
+    model_path: Path
+    concurrency: Annotated[int, Field(ge=1)] = 1
+    """Parallel slots."""
+    context: Annotated[int, Field(ge=256)] = 4096
+    """Tokens a slot, prompt and reply together."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """`None` takes the machine's physical cores that this process may use."""
