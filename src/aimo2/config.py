@@ -58,6 +58,8 @@ class SolveConfig(_Config):
     """Rollouts that stream at the same time."""
     openings: tuple[Opening, ...] = ("code", "plain")
     """Taken in turn: rollout i has opening i modulo their number."""
+    stop: Literal["majority", "never"] = "majority"
+    """When a question is decided before every rollout has ended."""
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds for the question; one absolute deadline is computed from it."""
     seed: int = 0
@@ -90,3 +92,16 @@ class LocalServerConfig(_Config):
     """Tokens a slot, prompt and reply together."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """`None` takes the machine's physical cores that this process may use."""
+
+
+class EngineConfig(_Config):
+    """Which engine samples the tokens, and how it is sized."""
+
+    server: ServerConfig | None = None
+    """A server that somebody else runs; `None` starts our own with `model_path`."""
+    model_path: Path | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Rollouts that stream at the same time; `None` sizes it to the engine."""
+    context: Annotated[int, Field(ge=256)] = 4096
+    """Tokens a slot of our own server, prompt and reply together."""
+    threads: Annotated[int, Field(ge=1)] | None = None

@@ -11,6 +11,7 @@
     ├── ModelError            one request to a served model failed
     │   ├── ModelUnavailable  connection refused or lost, 429 or 5xx, after all retries
     │   ├── RequestRejected   the server answered 4xx: asking again would not help
+    │   │   └── ContextFull   prompt and reply no longer fit the server's context window
     │   └── DeadlinePassed    the deadline came before the server's answer
     └── SandboxError          a kernel could not be made, or was used after it was closed
 
@@ -61,6 +62,10 @@ class ModelUnavailable(ModelError):  # noqa: N818 - reads as a state, like httpx
 
 class RequestRejected(ModelError):  # noqa: N818
     """The server answered 4xx: asking again would not help."""
+
+
+class ContextFull(RequestRejected):
+    """Prompt and reply no longer fit the server's context window."""
 
 
 class DeadlinePassed(ModelError):  # noqa: N818

@@ -1,6 +1,6 @@
 """The seam to a served model: one streaming method. Knows no HTTP and no mathematics."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -66,7 +66,7 @@ class Model(Protocol):
 
     def stream(
         self, conversation: Conversation, sampling: Sampling, deadline: Deadline
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         """Sample a continuation of the conversation's reply.
 
         Closing the iterator (`aclose`) or cancelling its task closes the connection, so that the

@@ -1,0 +1,52 @@
+"""The `aimo2` command: flags to configuration to one call. The only place that prints or exits."""
+
+import sys
+
+import typer
+
+import aimo2
+from aimo2.cli import errors
+from aimo2.cli.doctor import doctor
+from aimo2.cli.models import app as models_app
+from aimo2.cli.solve import solve
+from aimo2.errors import Aimo2Error
+
+app = typer.Typer(
+    name="aimo2",
+    help="Solve olympiad mathematics with open language models, under an exam clock.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(solve)
+app.add_typer(models_app, name="models")
+app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"aimo2 {aimo2.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Hold the options of `aimo2` itself."""
+
+
+def main() -> None:
+    """Run the command line; ends the process with the documented exit code."""
+    try:
+        app(prog_name="aimo2")
+    except Aimo2Error as error:
+        sys.exit(errors.fail(str(error)))
+    except KeyboardInterrupt:
+        print("aimo2: interrupted", file=sys.stderr)
+        sys.exit(errors.EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        errors.silence_stdout()
+        sys.exit(errors.EXIT_OK)

@@ -1,0 +1,299 @@
+"""`aimo2 solve`: problems in, answers out. Flags to configuration, one call, and the exit code."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from aimo2 import engine
+from aimo2.cli import errors
+from aimo2.cli.display import Display, LiveDisplay, PlainDisplay, ShowDisplay
+from aimo2.cli.models import ensure_model
+from aimo2.config import (
+    EngineConfig,
+    KernelConfig,
+    RolloutConfig,
+    SamplingConfig,
+    ServerConfig,
+    SolveConfig,
+)
+from aimo2.deadline import Deadline
+from aimo2.errors import ConfigError, DiskFullError, InputError, SetupError
+from aimo2.journal import AnswerFile, TraceFile
+from aimo2.problems import read_problems
+from aimo2.solver import Solved, Solver, Tools
+from aimo2.types import Outcome, Problem
+
+
+class AnswerTypeName(StrEnum):
+    """What an answer may be."""
+
+    INT = "int"
+    EXPR = "expr"
+
+
+class StopRuleName(StrEnum):
+    """When a question is decided."""
+
+    MAJORITY = "majority"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where results go."""
+
+    answers: AnswerFile | None
+    traces: TraceFile | None
+    as_json: bool
+    with_ids: bool
+    """Whether a plain result line starts with the problem's id."""
+
+    def add(self, solved: Solved) -> None:
+        """Print a question's result first, then store it; a full disk cannot lose the answer."""
+        outcome = solved.outcome
+        print(self._line(outcome), flush=True)
+        if self.answers is not None:
+            self.answers.add(outcome)
+        if self.traces is not None:
+            for trace in solved.traces:
+                self.traces.add(trace)
+
+    def _line(self, outcome: Outcome) -> str:
+        if self.as_json:
+            optional = {"note", "gold", "correct"}
+            absent = {name for name in optional if getattr(outcome, name) is None}
+            return outcome.model_dump_json(exclude=absent)
+        answer = outcome.answer or ""
+        return f"{outcome.id}\t{answer}" if self.with_ids else answer
+
+
+def solve(
+    text: Annotated[list[str] | None, typer.Argument(help="The problem, in words.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--file", "-f", help="Problems: .jsonl, .csv, or - for standard input."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", help="Write id,answer as CSV.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a problem on standard output.")
+    ] = False,
+    traces: Annotated[
+        Path | None, typer.Option(help="Write whole traces as JSON lines.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Stream the first rollout's text.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model name or .gguf file; with --base-url, the served name."),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Use this OpenAI-compatible server, such as http://host/v1.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Name of the environment variable with the API key.")
+    ] = None,
+    rollouts: Annotated[
+        int | None, typer.Option("--rollouts", "-n", help="Attempts a problem, at most.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Attempts that run at the same time.")
+    ] = None,
+    openings: Annotated[
+        str, typer.Option(help="How attempts start, in turn: code, plain.")
+    ] = "code,plain",
+    code: Annotated[bool, typer.Option(help="Whether the model may run code.")] = True,
+    max_tokens: Annotated[int, typer.Option(help="Sampled tokens an attempt, at most.")] = 1024,
+    max_code_runs: Annotated[int, typer.Option(help="Code runs an attempt, at most.")] = 4,
+    cell_timeout: Annotated[float, typer.Option(help="Seconds a code run may take.")] = 10.0,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds a problem may take; never passed by over 1 s.")
+    ] = None,
+    stop: Annotated[
+        StopRuleName, typer.Option(help="When the vote is decided early.")
+    ] = StopRuleName.MAJORITY,
+    answer_type: Annotated[
+        AnswerTypeName, typer.Option(help="Integers, or any expression.")
+    ] = AnswerTypeName.INT,
+    modulus: Annotated[
+        int | None, typer.Option(help="Reduce integer answers modulo this (1000 for AIMO-2).")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 0.95,
+    min_p: Annotated[float, typer.Option(help="Least probability, relative to the best.")] = 0.0,
+    logprobs: Annotated[bool, typer.Option(help="Record log-probabilities.")] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of the local engine.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens of context an attempt has.")] = 4096,
+) -> None:
+    """Solve one problem given in words, or every problem of a file.
+
+    Only answers go to standard output. Exit code: 0 all answered, 1 some without an answer,
+    2 bad input or set-up, 130 interrupted.
+    """
+    problems = _problems(text, file)
+    try:
+        engine_config = EngineConfig(
+            server=_server(base_url, model, api_key_env),
+            concurrency=concurrency,
+            threads=threads,
+            context=context,
+        )
+        sizes = engine.sizes(engine_config, rollouts)
+        config = SolveConfig(
+            num_rollouts=sizes.num_rollouts,
+            concurrency=sizes.concurrency,
+            openings=tuple(part.strip() for part in openings.split(",")),
+            stop=stop.value,
+            timeout=timeout,
+            seed=seed,
+            answer_type=answer_type.value,
+            modulus=modulus,
+            sampling=SamplingConfig(
+                temperature=temperature, top_p=top_p, min_p=min_p, logprobs=logprobs
+            ),
+            rollout=RolloutConfig(
+                max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
+            ),
+            kernel=KernelConfig(cell_timeout=cell_timeout),
+        )
+    except ValidationError as error:
+        raise ConfigError(errors.spoken_validation(error)) from error
+    if config.modulus is not None and config.answer_type != "int":
+        raise ConfigError("--modulus needs integer answers; use --answer-type int")
+    console = errors.stderr_console()
+    with contextlib.ExitStack() as files:
+        output = Output(
+            answers=files.enter_context(AnswerFile(out)) if out else None,
+            traces=files.enter_context(TraceFile(traces)) if traces else None,
+            as_json=as_json,
+            with_ids=file is not None and len(problems) > 1,
+        )
+        if engine_config.server is None:
+            path = ensure_model(model or engine.DEFAULT_MODEL, console)
+            engine_config = engine_config.model_copy(update={"model_path": path})
+        display = _display(console, len(problems), show=show)
+        code_ = _run(_Session(problems, config, engine_config, output, display))
+    raise typer.Exit(code_)
+
+
+def _problems(text: Sequence[str] | None, file: str | None) -> list[Problem]:
+    if text and file:
+        raise InputError("both a problem and --file were given; give one of them")
+    if file is not None:
+        return read_problems(file)
+    statement = " ".join(text or ()).strip()
+    if not statement:
+        raise InputError("no problem given; write it behind `solve`, or use --file F")
+    return [Problem(id="1", statement=statement)]
+
+
+def _server(base_url: str | None, model: str | None, key_env: str | None) -> ServerConfig | None:
+    if base_url is None:
+        if key_env is not None:
+            raise ConfigError("--api-key-env needs --base-url: the local engine has no key")
+        return None
+    if key_env is not None and not os.environ.get(key_env):
+        raise ConfigError(f"--api-key-env {key_env}: that environment variable is not set")
+    return ServerConfig(base_url=base_url, model=model, api_key_env=key_env)
+
+
+def _display(console: Console, total: int, *, show: bool) -> Display:
+    if show:
+        return ShowDisplay(console, total)
+    return LiveDisplay(console, total) if console.is_terminal else PlainDisplay(console, total)
+
+
+@dataclass(slots=True)
+class _Session:
+    """One run of the command: every problem in turn, with one engine."""
+
+    problems: Sequence[Problem]
+    config: SolveConfig
+    engine: EngineConfig
+    output: Output
+    display: Display
+    solver: Solver | None = None
+    interrupted: bool = False
+    main: "asyncio.Task[Any] | None" = None
+    outcomes: list[Outcome] | None = None
+
+    async def run(self) -> int:
+        """Solve everything; returns the exit code."""
+        self.main = asyncio.current_task()
+        self.outcomes = []
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.interrupt)
+        deadline = Deadline.after(self.config.timeout)
+        with self.display:
+            try:
+                await self._all(deadline)
+            except asyncio.CancelledError:
+                if not self.interrupted:
+                    raise
+        return self._exit_code()
+
+    async def _all(self, first_deadline: Deadline) -> None:
+        """The first question's clock has run since before the engine was started."""
+        deadline = first_deadline
+        async with engine.open_tools(
+            self.engine, self.config, self.display.notice, first_deadline
+        ) as tools:
+            for number, problem in enumerate(self.problems, 1):
+                await self._one(problem, number, tools, deadline)
+                if self.interrupted:
+                    return
+                deadline = Deadline.after(self.config.timeout)
+
+    async def _one(self, problem: Problem, number: int, tools: Tools, deadline: Deadline) -> None:
+        self.solver = Solver(problem, self.config, tools, self.display)
+        self.display.started(problem, number, lambda: self.solver.tally)  # type: ignore[union-attr]
+        solved = await self.solver.solve(deadline)
+        assert self.outcomes is not None
+        self.outcomes.append(solved.outcome)
+        self.display.ended(solved.outcome)
+        self.output.add(solved)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the first ends the question with the votes so far, the second ends everything."""
+        if self.interrupted:
+            os._exit(errors.EXIT_INTERRUPTED)
+        self.interrupted = True
+        if self.solver is not None:
+            self.solver.interrupt()
+        elif self.main is not None:
+            self.main.cancel()
+
+    def _exit_code(self) -> int:
+        outcomes = self.outcomes or []
+        graded = [outcome.correct for outcome in outcomes if outcome.correct is not None]
+        if len(graded) > 1:
+            self.display.notice(f"{sum(graded)} of {len(graded)} with a gold answer are correct")
+        if self.interrupted:
+            left = len(self.problems) - len(outcomes)
+            self.display.notice(f"interrupted; {len(outcomes)} problems done, {left} left")
+            return errors.EXIT_INTERRUPTED
+        unanswered = any(outcome.answer is None for outcome in outcomes)
+        return errors.EXIT_UNANSWERED if unanswered else errors.EXIT_OK
+
+
+def _run(session: _Session) -> int:
+    """Run the session on uvloop where there is one (see docs/measurements.md)."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(session.run())

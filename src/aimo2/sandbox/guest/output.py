@@ -1,0 +1,123 @@
+"""Bounded output of a cell in memory shared with the host. Knows no cells.
+
+The memory outlives the kernel, so that what was printed before a kill is not lost, and its size
+is fixed, so that a flood costs the host nothing. Layout: eight bytes, little-endian, the number
+of bytes ever written; then the first half of what was written; then a ring with the last half.
+"""
+
+import io
+import mmap
+import os
+import struct
+from typing import Final
+
+__all__ = ["HEADER", "Output", "OutputFlood", "assemble"]
+
+HEADER: Final = 8
+"""Bytes before the data."""
+
+_COUNT: Final = struct.Struct("<Q")
+
+
+class OutputFlood(BaseException):
+    """The cell wrote so much that it is stopped. Not an `Exception`: a cell must not eat it."""
+
+
+class Output(io.TextIOBase):
+    """`sys.stdout` and `sys.stderr` of a cell: what is written lands in the shared memory."""
+
+    def __init__(self, fd: int, flood: int) -> None:
+        """`fd`: the shared memory, closed here. `flood`: bytes after which writing raises."""
+        self._memory = mmap.mmap(fd, os.fstat(fd).st_size)
+        os.close(fd)
+        data = len(self._memory) - HEADER
+        self._head = data // 2
+        self._ring = data - self._head
+        self._flood = flood
+        self.total = 0
+
+    def reset(self) -> None:
+        """Forget what was written."""
+        self.total = 0
+        _COUNT.pack_into(self._memory, 0, 0)
+
+    def detach_memory(self) -> None:
+        """Unmap: after a fork, the memory is the other kernel's."""
+        self._memory.close()
+
+    def write(self, text: str) -> int:
+        """Append; raises `OutputFlood` from the flood limit on."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Append bytes; the count goes up by all of them even where few are kept."""
+        start = self.total
+        self._store(start, data)
+        self.total = start + len(data)
+        _COUNT.pack_into(self._memory, 0, self.total)
+        if self.total > self._flood:
+            raise OutputFlood(f"the cell wrote more than {self._flood} bytes")
+
+    def _store(self, start: int, data: bytes) -> None:
+        if start < self._head:
+            kept = data[: self._head - start]
+            self._memory[HEADER + start : HEADER + start + len(kept)] = kept
+            data = data[len(kept) :]
+            start += len(kept)
+        if not data:
+            return
+        # Only the last ring's worth of the rest can survive.
+        skip = max(0, len(data) - self._ring)
+        place = (start + skip - self._head) % self._ring
+        base = HEADER + self._head
+        first = data[skip : skip + self._ring - place]
+        self._memory[base + place : base + place + len(first)] = first
+        second = data[skip + len(first) :]
+        self._memory[base : base + len(second)] = second
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """What `print` and libraries ask for."""
+        return "utf-8"
+
+    @property
+    def buffer(self) -> "_Bytes":
+        """For `sys.stdout.buffer.write(...)`."""
+        return _Bytes(self)
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+
+class _Bytes(io.RawIOBase):
+    """The byte side of an `Output`."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def write(self, data: object) -> int:
+        plain = bytes(memoryview(data))  # type: ignore[arg-type]
+        self._output.write_bytes(plain)
+        return len(plain)
+
+    def writable(self) -> bool:
+        return True
+
+
+def assemble(memory: bytes) -> tuple[bytes, bytes, int]:
+    """What the host reads back from the shared memory, which may hold anything.
+
+    Returns (first part, last part, bytes dropped between them).
+    """
+    (total,) = _COUNT.unpack_from(memory, 0)
+    data = memory[HEADER:]
+    head = len(data) // 2
+    ring = data[head:]
+    if total <= len(data):
+        return data[:total], b"", 0
+    turn = (total - head) % len(ring)
+    return data[:head], ring[turn:] + ring[:turn], total - len(data)

@@ -1,0 +1,218 @@
+"""One connection to one kernel process: its socket, its output memory, its process id.
+
+Knows no limits, no queues and no notebooks. What the kernel sends is hostile: a frame that was
+not asked for, is too large or is not a frame ends this kernel and nothing else.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any, Final
+
+from aimo2.errors import SandboxError
+from aimo2.sandbox.guest.frames import Decoder, FrameError, encode
+from aimo2.sandbox.guest.output import HEADER, assemble
+
+__all__ = ["Link", "LinkLost", "pass_fds"]
+
+_CHUNK: Final = 64 * 1024
+_REPLY_LIMIT: Final = 64 * 1024
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+class LinkLost(SandboxError):
+    """The kernel's process is gone or has broken the protocol."""
+
+
+class Link:
+    """The host's end of one kernel. `ends` are the kernel's: pass them on, then close them."""
+
+    def __init__(self, output_bytes: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock.setblocking(False)
+        if sys.platform == "linux":
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._memory = _shared_memory(HEADER + output_bytes)
+        self._size = HEADER + output_bytes
+        self.ends: list[int] = [theirs.detach(), os.dup(self._memory)]
+        self._decoder = Decoder(_REPLY_LIMIT)
+        self._waiting: asyncio.Future[dict[str, Any]] | None = None
+        self._pidfd: int | None = None
+        self._next_id = 0
+        self.pid: int | None = None
+        """Process id in the host's view; `None` before the kernel's greeting."""
+        self.guest_pid: int | None = None
+        """Process id in the zygote's view, as the kernel says."""
+        self.lost = False
+        """Whether the kernel is gone, or was given up."""
+        self.why = ""
+        """One line, where it is lost."""
+        self._loop.add_reader(self._sock, self._on_readable)
+
+    def close_ends(self) -> None:
+        """Close the kernel's ends here."""
+        while self.ends:
+            os.close(self.ends.pop())
+
+    async def greeted(self) -> None:
+        """Wait until the kernel is ready. Raises `LinkLost`."""
+        frame = await self._receive()
+        said = frame.get("pid")
+        if frame.get("op") != "hello" or not isinstance(said, int) or self.pid is None:
+            self.give_up("it did not greet")
+            raise LinkLost(f"the kernel did not start: {self.why}")
+        self.guest_pid = said
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(self.pid)
+
+    async def ask(self, frame: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
+        """Send a command and wait for its answer. One at a time. Raises `LinkLost`."""
+        self._next_id += 1
+        asked = self._next_id
+        answer = asyncio.ensure_future(self._receive())
+        try:
+            data = encode(frame | {"id": asked, "fds": len(fds)})
+            await self._send(data, fds)
+            reply = await answer
+        finally:
+            answer.cancel()
+        if reply.get("id") != asked:
+            self.give_up("it answered another command than the one asked")
+            raise LinkLost(self.why)
+        return reply
+
+    async def _send(self, data: bytes, fds: Sequence[int]) -> None:
+        try:
+            if fds:
+                await pass_fds(self._sock, data, fds)
+            else:
+                await self._loop.sock_sendall(self._sock, data)
+        except OSError as error:
+            self.give_up(f"its socket is closed ({error.strerror})")
+            raise LinkLost(self.why) from error
+
+    async def _receive(self) -> dict[str, Any]:
+        if self.lost:
+            raise LinkLost(self.why)
+        self._waiting = self._loop.create_future()
+        try:
+            return await self._waiting
+        finally:
+            self._waiting = None
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._read()
+            frames = self._decoder.feed(data) if data else []
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data, frames = b"", []
+        except FrameError as error:
+            self.give_up(f"it broke the protocol: {error}")
+            return
+        if not data:
+            self.give_up("its process ended")
+        for frame in frames:
+            if self._waiting is None or self._waiting.done():
+                self.give_up("it spoke without being asked")
+                return
+            self._waiting.set_result(frame)
+
+    def _read(self) -> bytes:
+        if self.pid is not None or sys.platform != "linux":
+            return self._sock.recv(_CHUNK)
+        # The first bytes carry the sender's process id, which the system vouches for.
+        data, ancillary, _, _ = self._sock.recvmsg(_CHUNK, socket.CMSG_SPACE(_CREDENTIALS.size))
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                self.pid = _CREDENTIALS.unpack(payload)[0]
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        return data
+
+    def reset_output(self) -> None:
+        """Forget what was printed: what a lost kernel printed last must not be read twice."""
+        os.pwrite(self._memory, bytes(HEADER), 0)
+
+    def read_output(self) -> tuple[bytes, bytes, int]:
+        """What the last cell printed: (first part, last part, bytes dropped between them)."""
+        # Read, never mapped: the kernel could shorten a mapping under us.
+        memory = os.pread(self._memory, self._size, 0)
+        return assemble(memory.ljust(self._size, b"\0"))
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the kernel's process; nothing where it is gone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            elif self.pid is not None and not self.lost:
+                os.kill(self.pid, number)
+
+    def give_up(self, why: str) -> None:
+        """Kill the kernel and fail whoever waits for it. Idempotent."""
+        if self.lost:
+            return
+        self.signal(signal.SIGKILL)
+        self.lost = True
+        self.why = why
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(LinkLost(why))
+
+    def dispose(self) -> None:
+        """Kill the kernel and free everything. The output cannot be read afterwards."""
+        self.give_up("it was closed")
+        self.close_ends()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+
+
+async def pass_fds(sock: socket.socket, data: bytes, fds: Sequence[int]) -> None:
+    """Send a small message with descriptors over a non-blocking socket."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            sent = socket.send_fds(sock, [data], list(fds))
+            break
+        except (BlockingIOError, InterruptedError):
+            await _writable(loop, sock)
+    await loop.sock_sendall(sock, data[sent:])
+
+
+async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    ready = loop.create_future()
+    loop.add_writer(sock, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_writer(sock)
+
+
+def _shared_memory(size: int) -> int:
+    """A descriptor of zeroed memory that can neither grow nor shrink, where the system has it."""
+    if sys.platform != "linux":
+        with tempfile.TemporaryFile() as file:
+            file.truncate(size)
+            return os.dup(file.fileno())
+    import fcntl
+
+    fd = os.memfd_create("aimo2-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
