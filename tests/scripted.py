@@ -111,9 +111,7 @@ def run_rollout(
 
     async def main() -> Ran:
         async with sandbox:
-            rollout = Rollout(
-                PROBLEM, index, settings, scripted, sandbox, canonical, recorder
-            )
+            rollout = Rollout(PROBLEM, index, settings, scripted, sandbox, canonical, recorder)
             deadline = NEVER if seconds is None else Deadline.after(seconds)
             task = asyncio.create_task(rollout.run(deadline))
             if cancel_after is not None:

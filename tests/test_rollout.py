@@ -40,9 +40,7 @@ def test_the_trace_text_is_what_the_observer_heard_less_what_was_discarded() -> 
 
 
 def test_state_lives_from_cell_to_cell() -> None:
-    ran = run_rollout(
-        model(CODE, "```python\nprint(x + 1)\n```\n", "\\boxed{43}"), config()
-    )
+    ran = run_rollout(model(CODE, "```python\nprint(x + 1)\n```\n", "\\boxed{43}"), config())
     outputs = [turn.run.output for turn in ran.trace.turns if turn.run]
     assert outputs == ["42", "43"]
     assert len(ran.sandbox.kernels) == 1
@@ -61,9 +59,7 @@ def test_code_opening_begins_the_reply_with_a_fence() -> None:
     assert ran.trace.text.startswith("```python\nprint(42)\n```\n```output\n42\n```\n")
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"), [("print(", "syntax"), ("print(nope)", "name")]
-)
+@pytest.mark.parametrize(("code", "kind"), [("print(", "syntax"), ("print(nope)", "name")])
 def test_an_error_goes_back_with_a_nudge_of_its_kind(code: str, kind: ErrorKind) -> None:
     ran = run_rollout(model(f"```python\n{code}\n```\n", CODE, "\\boxed{42}"), config())
     first = ran.trace.turns[0]
@@ -76,7 +72,11 @@ def test_an_error_goes_back_with_a_nudge_of_its_kind(code: str, kind: ErrorKind)
 
 def test_an_invented_output_block_is_cut_off_before_it_begins() -> None:
     ran = run_rollout(
-        model("Running it gives\n```output\n99\n```\nso \\boxed{99}", "print(42)\n```\n", "\\boxed{42}"),
+        model(
+            "Running it gives\n```output\n99\n```\nso \\boxed{99}",
+            "print(42)\n```\n",
+            "\\boxed{42}",
+        ),
         config(),
     )
     assert ran.trace.answer == "42"
@@ -280,15 +280,15 @@ def test_seeds_differ_by_rollout_and_turn_and_repeat_by_seed() -> None:
 
 
 def test_an_answer_out_of_thinking_does_not_end_the_rollout() -> None:
-    ran = run_rollout(
-        model("<think>\nmaybe \\boxed{7}\nno\n</think>\n\\boxed{42}\n"), config()
-    )
+    ran = run_rollout(model("<think>\nmaybe \\boxed{7}\nno\n</think>\n\\boxed{42}\n"), config())
     assert ran.trace.answer == "42"
 
 
 def test_canonical_form_comes_from_the_caller() -> None:
     ran = run_rollout(
-        model("\\boxed{1042}"), config(), canonicalise=lambda raw: Canonical(str(int(raw) % 1000), None)
+        model("\\boxed{1042}"),
+        config(),
+        canonicalise=lambda raw: Canonical(str(int(raw) % 1000), None),
     )
     assert (ran.trace.answer, ran.trace.raw_answer) == ("42", "1042")
 

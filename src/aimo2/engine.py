@@ -3,19 +3,10 @@
 Knows how each is started and sized; knows no problems and no terminal.
 """
 
-import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from aimo2.answers import Judge
-from aimo2.config import EngineConfig, LocalServerConfig, SolveConfig
-from aimo2.deadline import Deadline
-from aimo2.llm.client import OpenAIModel
-from aimo2.sandbox.forkserver import ForkSandbox
-from aimo2.serving.llama_cpp import LlamaServer
+from aimo2.config import EngineConfig
 from aimo2.serving.machine import usable_cores
-from aimo2.solver import Tools
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 

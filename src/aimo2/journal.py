@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,7 +59,8 @@ class RecordFile:
                 self._file = self._path.open("w", encoding="utf-8", newline="")
             self._file.write(record)
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise self._translated(error) from error
 

@@ -90,7 +90,9 @@ def _csv_rows(text: str, name: str) -> Iterable[tuple[int, Mapping[str, object]]
             if any(value is not None for value in row.values()):
                 yield reader.line_num, row
     except csv.Error as error:
-        raise InputError(f"{name} line {reader.line_num}: {error}; mend the CSV quoting") from error
+        raise InputError(
+            f"{name} near line {reader.line_num}: {error}; mend the CSV quoting"
+        ) from error
 
 
 def _checked(rows: Iterable[tuple[int, Mapping[str, object]]], name: str) -> list[Problem]:

@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+
 from tests.examples.brute_force import CHECKS, confirms
 
 WARMUP = Path(__file__).parents[2] / "examples" / "warmup.jsonl"

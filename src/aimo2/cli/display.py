@@ -197,8 +197,10 @@ class LiveDisplay:
         if self._tally is None:
             return Text("")
         table = Table(title=escape(self._title), title_justify="left", expand=False)
-        for heading in ("rollout", "opening", "state", "tokens", "code runs", "answer"):
-            table.add_column(heading, justify="right" if heading in ("tokens", "code runs") else "left")
+        for heading in ("rollout", "opening", "state"):
+            table.add_column(heading)
+        for heading in ("tokens", "code runs", "answer"):
+            table.add_column(heading, justify="right")
         for index in sorted(self._rollouts):
             table.add_row(*self._row(self._rollouts[index]))
         return Group(table, self._tally_line(self._tally()))

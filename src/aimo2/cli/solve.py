@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,7 +27,7 @@ from aimo2.config import (
     SolveConfig,
 )
 from aimo2.deadline import Deadline
-from aimo2.errors import ConfigError, DiskFullError, InputError, SetupError
+from aimo2.errors import ConfigError, InputError
 from aimo2.journal import AnswerFile, TraceFile
 from aimo2.problems import read_problems
 from aimo2.solver import Solved, Solver, Tools

@@ -46,6 +46,7 @@ class Link:
         self._waiting: asyncio.Future[dict[str, Any]] | None = None
         self._pidfd: int | None = None
         self._next_id = 0
+        self._expected_id: int | None = None
         self.pid: int | None = None
         """Process id in the host's view; `None` before the kernel's greeting."""
         self.guest_pid: int | None = None
@@ -63,8 +64,10 @@ class Link:
 
     async def greeted(self) -> None:
         """Wait until the kernel is ready. Raises `LinkLost`."""
-        frame = await self._receive()
+        frame = await self._expect()
         said = frame.get("pid")
+        if sys.platform != "linux" and isinstance(said, int):
+            self.pid = said
         if frame.get("op") != "hello" or not isinstance(said, int) or self.pid is None:
             self.give_up("it did not greet")
             raise LinkLost(f"the kernel did not start: {self.why}")
@@ -73,23 +76,17 @@ class Link:
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(self.pid)
 
-    async def ask(self, frame: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
-        """Send a command and wait for its answer. One at a time. Raises `LinkLost`."""
-        self._next_id += 1
-        asked = self._next_id
-        answer = asyncio.ensure_future(self._receive())
-        try:
-            data = encode(frame | {"id": asked, "fds": len(fds)})
-            await self._send(data, fds)
-            reply = await answer
-        finally:
-            answer.cancel()
-        if reply.get("id") != asked:
-            self.give_up("it answered another command than the one asked")
-            raise LinkLost(self.why)
-        return reply
+    async def ask(
+        self, frame: dict[str, Any], fds: Sequence[int] = ()
+    ) -> asyncio.Future[dict[str, Any]]:
+        """Send a command; the future is its answer, or fails with `LinkLost`.
 
-    async def _send(self, data: bytes, fds: Sequence[int]) -> None:
+        One at a time: the next command has to wait for it, so nobody may cancel the future.
+        """
+        self._next_id += 1
+        self._expected_id = self._next_id
+        answer = self._expect()
+        data = encode(frame | {"id": self._next_id, "fds": len(fds)})
         try:
             if fds:
                 await pass_fds(self._sock, data, fds)
@@ -97,16 +94,18 @@ class Link:
                 await self._loop.sock_sendall(self._sock, data)
         except OSError as error:
             self.give_up(f"its socket is closed ({error.strerror})")
-            raise LinkLost(self.why) from error
+        return answer
 
-    async def _receive(self) -> dict[str, Any]:
+    def _expect(self) -> asyncio.Future[dict[str, Any]]:
+        assert self._waiting is None, "one command at a time"
+        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        # A failure that nobody is left to hear is not worth a warning.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         if self.lost:
-            raise LinkLost(self.why)
-        self._waiting = self._loop.create_future()
-        try:
-            return await self._waiting
-        finally:
-            self._waiting = None
+            answer.set_exception(LinkLost(self.why))
+        else:
+            self._waiting = answer
+        return answer
 
     def _on_readable(self) -> None:
         try:
@@ -122,10 +121,17 @@ class Link:
         if not data:
             self.give_up("its process ended")
         for frame in frames:
-            if self._waiting is None or self._waiting.done():
-                self.give_up("it spoke without being asked")
-                return
-            self._waiting.set_result(frame)
+            self._take(frame)
+
+    def _take(self, frame: dict[str, Any]) -> None:
+        answer, self._waiting = self._waiting, None
+        if answer is None:
+            self.give_up("it spoke without being asked")
+        elif self._expected_id is not None and frame.get("id") != self._expected_id:
+            self._waiting = answer
+            self.give_up("it answered another command than the one asked")
+        else:
+            answer.set_result(frame)
 
     def _read(self) -> bytes:
         if self.pid is not None or sys.platform != "linux":
@@ -168,8 +174,9 @@ class Link:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(LinkLost(why))
+        answer, self._waiting = self._waiting, None
+        if answer is not None and not answer.done():
+            answer.set_exception(LinkLost(why))
 
     def dispose(self) -> None:
         """Kill the kernel and free everything. The output cannot be read afterwards."""

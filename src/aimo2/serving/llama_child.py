@@ -126,7 +126,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-class _EngineMissing(Exception):
+class _EngineMissingError(Exception):
     """xllamacpp cannot be imported."""
 
 
@@ -140,7 +140,7 @@ def _import_engine() -> Any:
     try:
         import xllamacpp
     except ImportError as error:
-        raise _EngineMissing(str(error)) from error
+        raise _EngineMissingError(str(error)) from error
     return xllamacpp
 
 
@@ -148,7 +148,7 @@ def _answer(answers: TextIO, produce: Any) -> int:
     """Write what `produce` returns, or why it failed, as the one JSON line."""
     try:
         answer, code = produce(), 0
-    except _EngineMissing as error:
+    except _EngineMissingError as error:
         answer, code = {"error": "engine", "message": str(error)}, 1
     except (RuntimeError, ValueError, OSError) as error:
         answer, code = {"error": "model", "message": str(error)}, 1

@@ -10,6 +10,7 @@ Memory limits that are set with `ulimit` are not seen.
 """
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,8 +62,6 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
 
 def cpu_name(root: Path = _ROOT) -> str:
     """The processor's name where the system tells it, else the architecture."""
-    import platform
-
     return _cpuinfo("model name", root) or platform.processor() or platform.machine()
 
 
@@ -101,9 +100,8 @@ def parse_gpus(listing: str) -> tuple[Gpu, ...]:
 
 def _affinity() -> frozenset[int]:
     """The CPUs this process may run on; empty where the system has no such mask."""
-    if sys.platform == "linux":
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset()
+    ask = getattr(os, "sched_getaffinity", None)
+    return frozenset(ask(0)) if ask else frozenset()
 
 
 def _physical(cpus: frozenset[int], root: Path) -> int:

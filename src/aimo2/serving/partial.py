@@ -59,11 +59,13 @@ class PartialFile:
         """Bytes still to come."""
         return self._model.size - self.position
 
-    def recover(self, on_hashed: Callable[[int], None]) -> None:
+    def recover(self, on_hashed: Callable[[int], None]) -> int:
         """Hash what an earlier attempt left and cut it off from the first wrong piece on.
 
-        `on_hashed` is told the bytes read so far. Call it once, before `append`.
+        `on_hashed` is told the bytes read so far. Returns the bytes cut off. Call it once, before
+        `append`.
         """
+        found = os.fstat(self._fd).st_size
         os.lseek(self._fd, 0, os.SEEK_SET)
         try:
             while self.missing and (chunk := os.read(self._fd, min(CHUNK, self.missing))):
@@ -73,7 +75,8 @@ class PartialFile:
             pass  # cut off already
         os.ftruncate(self._fd, self.position)
         os.lseek(self._fd, self.position, os.SEEK_SET)
-        self._inherited = self.missing > 0 and self.position > self._pieces[self._index].start
+        self._inherited = self.position > self._start
+        return found - self.position
 
     def append(self, chunk: bytes) -> None:
         """Add bytes at `position`.
@@ -121,7 +124,7 @@ class PartialFile:
         raise BadPiece(piece, digest, inherited=inherited)
 
     def _begin_piece(self, index: int, start: int, whole: "hashlib._Hash") -> None:
-        self.position = start
+        self.position = self._start = start
         self._index = index
         self._inherited = False
         self._piece = hashlib.sha256()

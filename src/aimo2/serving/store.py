@@ -154,14 +154,13 @@ class ModelStore:
     def _locked(self, model: ModelFile, watcher: Watcher) -> Iterator[None]:
         with self._writing(model):
             self.path(model).parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._beside(model, ".lock"))
+            lock = FileLock(self._beside(model, ".lock"), poll_interval=0.2)
             try:
-                lock.acquire(timeout=0)
+                held = lock.acquire(timeout=0)
             except Timeout:
                 watcher.note(f"another process is at work on {model.name}; waiting for it")
-                lock.acquire(poll_interval=0.2)
-            with lock:
-                lock.release()  # the `with` holds it once more
+                held = lock.acquire()
+            with held:
                 yield
 
     @contextmanager
@@ -209,7 +208,9 @@ class ModelStore:
     def _fetch(self, model: ModelFile, watcher: Watcher) -> None:
         part = self._beside(model, ".part")
         with PartialFile(part, model) as partial:
-            partial.recover(lambda done: watcher.progress(done, model.size, "disk", "verify"))
+            cut = partial.recover(lambda done: watcher.progress(done, model.size, "disk", "verify"))
+            if cut:
+                watcher.note(f"{cut:,} damaged bytes of an earlier download were deleted")
             if partial.missing:
                 _Download(self, model, partial, watcher).run()
             partial.finish()
@@ -251,6 +252,9 @@ class _Download:
                 return
             except (DownloadError, IntegrityError) as error:
                 failures.append((source, error))
+            except OSError:
+                self._forget_packages()  # on a full disk they are in the user's way
+                raise
         raise self._defeat(failures)
 
     def _defeat(
@@ -295,7 +299,8 @@ class _Download:
             raise DownloadError(f"the file ended {self._partial.missing} bytes early")
 
     def _check_room(self, source: "Source") -> None:
-        needed = self._partial.missing + source.scratch(self._model)
+        missing = self._partial.missing
+        needed = missing + min(missing, source.scratch(self._model))
         if shutil.disk_usage(self._work.parent).free < needed:
             raise self._store._disk_full(self._model, needed)
 

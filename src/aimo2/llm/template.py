@@ -1,0 +1,233 @@
+"""Turn messages into the text that a model was trained on. Knows no reply and no sampling.
+
+A template is rendered by the server that owns it, or here from its Jinja source, in a sandbox and
+with the names that `transformers.apply_chat_template` gives it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import jinja2
+import orjson
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from aimo2.deadline import Deadline
+from aimo2.errors import ConfigError, RequestRejected
+from aimo2.llm import Message
+
+CHATML = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The format of Qwen and many others; a fallback that the user must ask for."""
+
+Ask = Callable[[str, Mapping[str, Any], Deadline], Awaitable[Any]]
+"""POST a JSON object to a path under the server's root; returns the JSON answer."""
+
+
+class Template(Protocol):
+    """Renders messages up to where the assistant's reply begins."""
+
+    async def render(self, messages: Sequence[Message], deadline: Deadline) -> str:
+        """The prompt; raises `ModelError`, and `ConfigError` for a template that cannot be used."""
+        ...
+
+
+def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The messages as the chat APIs take them."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+@dataclass(frozen=True)
+class JinjaTemplate:
+    """A template rendered here.
+
+    `special_tokens`: names such as `bos_token` with their text. `keep_bos`: whether the text may
+    begin with the beginning-of-sequence token; `False` where the server adds it by itself.
+    """
+
+    source: str
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    keep_bos: bool = False
+
+    async def render(self, messages: Sequence[Message], deadline: Deadline) -> str:
+        """See `Template.render`; needs no time."""
+        try:
+            text = self._compiled.render(
+                messages=as_json(messages),
+                add_generation_prompt=True,
+                **self.special_tokens,
+            )
+        except jinja2.TemplateError as error:
+            raise ConfigError(
+                f"the chat template cannot render these messages ({error}): "
+                "give another one with --chat-template"
+            ) from error
+        return (
+            text if self.keep_bos else text.removeprefix(self.special_tokens.get("bos_token", ""))
+        )
+
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
+        return _environment().from_string(self.source)
+
+
+class LlamaCppTemplate:
+    """llama.cpp's `/apply-template`."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    async def render(self, messages: Sequence[Message], deadline: Deadline) -> str:
+        """See `Template.render`."""
+        answer = await self._ask("apply-template", {"messages": as_json(messages)}, deadline)
+        return _typed(answer, "prompt", str)
+
+
+class TokenizeTemplate:
+    """vLLM's `/tokenize` with messages, made text again by `/detokenize`."""
+
+    def __init__(self, ask: Ask, model: str) -> None:
+        self._ask = ask
+        self._model = model
+
+    async def render(self, messages: Sequence[Message], deadline: Deadline) -> str:
+        """See `Template.render`."""
+        tokens = await self._tokenize({"messages": as_json(messages)}, deadline)
+        answer = await self._ask("detokenize", {"model": self._model, "tokens": tokens}, deadline)
+        return _typed(answer, "prompt", str)
+
+    async def is_exact(self, messages: Sequence[Message], deadline: Deadline) -> bool:
+        """Whether the text of these messages becomes the same tokens again."""
+        tokens = await self._tokenize({"messages": as_json(messages)}, deadline)
+        text = await self.render(messages, deadline)
+        return bool(tokens) and tokens == await self.tokens_of(text, deadline)
+
+    async def tokens_of(self, prompt: str, deadline: Deadline) -> list[int]:
+        """The tokens of a rendered prompt."""
+        return await self._tokenize({"prompt": prompt, "add_special_tokens": False}, deadline)
+
+    async def _tokenize(self, asked: Mapping[str, Any], deadline: Deadline) -> list[int]:
+        answer = await self._ask("tokenize", {"model": self._model, **asked}, deadline)
+        return _typed(answer, "tokens", list)
+
+
+class CachedTemplate:
+    """Remembers what another template rendered: all rollouts of a problem share their messages."""
+
+    def __init__(self, inner: Template, size: int = 256) -> None:
+        self._inner = inner
+        self._size = size
+        self._prompts: OrderedDict[tuple[Message, ...], str] = OrderedDict()
+
+    async def render(self, messages: Sequence[Message], deadline: Deadline) -> str:
+        """See `Template.render`."""
+        key = tuple(messages)
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            prompt = await self._inner.render(messages, deadline)
+            self._prompts[key] = prompt
+        self._prompts.move_to_end(key)
+        if len(self._prompts) > self._size:
+            self._prompts.popitem(last=False)
+        return prompt
+
+
+def tokenizer_template(
+    read: Callable[[str], bytes | None], *, keep_bos: bool = False
+) -> JinjaTemplate | None:
+    """The template in a tokenizer's files; `read` returns a file's bytes or `None`.
+
+    `chat_template.jinja` comes before the `chat_template` of `tokenizer_config.json`, as in
+    transformers; of several named templates the one called "default" counts.
+    """
+    config = _json_object(read("tokenizer_config.json"))
+    source = read("chat_template.jinja")
+    template = source.decode() if source is not None else _named_template(config)
+    if template is None:
+        return None
+    return JinjaTemplate(template, _special_tokens(config), keep_bos)
+
+
+def folder_reader(folder: Path) -> Callable[[str], bytes | None]:
+    """Reads the tokenizer files of a local model folder."""
+
+    def read(name: str) -> bytes | None:
+        path = folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    return read
+
+
+def _json_object(data: bytes | None) -> dict[str, Any]:
+    try:
+        value = orjson.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _named_template(config: Mapping[str, Any]) -> str | None:
+    value = config.get("chat_template")
+    if isinstance(value, list):
+        named = {entry.get("name"): entry.get("template") for entry in value}
+        value = named.get("default")
+    return value if isinstance(value, str) else None
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    tokens: dict[str, str] = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            tokens[name] = text
+    return tokens
+
+
+def _typed(answer: Any, key: str, kind: type) -> Any:
+    value = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(value, kind):
+        raise RequestRejected(
+            f"the server's answer has no {key!r}: give the template with --chat-template"
+        )
+    return value
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the assistant's tokens for training; here it is transparent."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's way to name an extension's tags
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _Generation],
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None).decode()
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,160 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aimo2.errors import ModelUnavailable
+from aimo2.llm import Conversation, Sampling
+from aimo2.llm.fake import Delay, ScriptedModel, Step
+from aimo2.sandbox import CellResult
+from aimo2.types import Problem
+from tests.scripted import config, model, run_solver
+
+
+def boxed(value: object, after: float = 1.0) -> list[Step]:
+    return [Delay(after), f"\\boxed{{{value}}}"]
+
+
+def test_the_majority_wins_and_every_rollout_is_recorded() -> None:
+    run = run_solver(model(boxed(42), boxed(7), boxed(42)), config(num_rollouts=3, stop="never"))
+    outcome = run.solved.outcome
+    assert (outcome.answer, outcome.votes) == ("42", {"42": 2.0, "7": 1.0})
+    assert (outcome.stop_reason, outcome.num_rollouts, outcome.correct) == ("exhausted", 3, True)
+    assert [trace.rollout for trace in run.solved.traces] == [0, 1, 2]
+    assert outcome.num_sampled_tokens == sum(trace.num_tokens for trace in run.solved.traces)
+    assert outcome.seconds == run.seconds == 3.0
+
+
+def test_a_decided_vote_cancels_what_is_still_running() -> None:
+    run = run_solver(
+        model(boxed(42), boxed(42), boxed(7, after=500)), config(num_rollouts=4, concurrency=4)
+    )
+    assert run.solved.outcome.stop_reason == "majority"
+    assert run.seconds == 1.0
+    assert [trace.stop_reason for trace in run.solved.traces] == [
+        "answered", "answered", "cancelled", "cancelled",
+    ]  # fmt: skip
+    assert [call.state for call in run.model.calls][2:] == ["closed", "closed"]
+
+
+def test_a_decided_vote_opens_no_further_rollout() -> None:
+    run = run_solver(model(boxed(42)), config(num_rollouts=8, concurrency=1))
+    assert run.solved.outcome.num_rollouts == 4
+
+
+def test_no_more_rollouts_stream_at_once_than_allowed() -> None:
+    open_now = most = 0
+
+    def script(conversation: Conversation, sampling: Sampling) -> list[Step]:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+
+        def steps() -> itertools.chain[Step]:
+            nonlocal open_now
+            yield Delay(1)
+            open_now -= 1
+            yield "\\boxed{1}"
+
+        return steps()  # type: ignore[return-value]
+
+    run_solver(ScriptedModel(script), config(num_rollouts=9, concurrency=3, stop="never"))
+    assert most == 3
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 10.0])
+def test_the_deadline_is_never_passed_and_the_votes_so_far_decide(seconds: float) -> None:
+    run = run_solver(
+        model(boxed(42, after=0.2), boxed(7, after=1e6)),
+        config(num_rollouts=4, concurrency=2),
+        seconds=seconds,
+    )
+    outcome = run.solved.outcome
+    assert run.seconds <= seconds
+    assert outcome.stop_reason == "deadline"
+    assert outcome.answer == ("42" if seconds > 0.7 else None)
+
+
+def test_a_cell_that_never_ends_does_not_pass_the_deadline() -> None:
+    run = run_solver(
+        model("```python\nwhile True: pass\n```\n"),
+        config(num_rollouts=2),
+        seconds=8.0,
+        script=lambda code, space: CellResult("", seconds=1e9),
+    )
+    assert run.seconds <= 8.0
+
+
+def test_an_interrupt_keeps_the_votes_so_far() -> None:
+    run = run_solver(
+        model(boxed(42), boxed(7, after=100)), config(num_rollouts=2), interrupt_after=10
+    )
+    outcome = run.solved.outcome
+    assert (outcome.answer, outcome.stop_reason, run.seconds) == ("42", "interrupted", 10.0)
+    assert run.solved.traces[1].stop_reason == "cancelled"
+
+
+def test_rollouts_without_answer_do_not_vote() -> None:
+    run = run_solver(model("I do not know.", boxed(42)), config(num_rollouts=2, stop="never"))
+    assert run.solved.outcome.votes == {"42": 1.0}
+
+
+def test_no_answer_at_all_is_explained() -> None:
+    run = run_solver(model("So \\boxed{x^2+1}"), config(num_rollouts=2))
+    outcome = run.solved.outcome
+    assert (outcome.answer, outcome.votes, outcome.correct) == (None, {}, False)
+    assert outcome.stop_reason == "exhausted"
+    assert outcome.note is not None
+
+
+def test_a_dead_server_fails_the_question_with_its_reason() -> None:
+    run = run_solver(model([ModelUnavailable("connection refused")]), config(num_rollouts=3))
+    assert run.solved.outcome.stop_reason == "failed"
+    assert run.solved.outcome.note == "connection refused"
+
+
+def test_one_failed_rollout_does_not_fail_the_question() -> None:
+    run = run_solver(model([ModelUnavailable("lost")], boxed(42)), config(num_rollouts=3))
+    assert run.solved.outcome.answer == "42"
+
+
+def test_a_bug_is_raised_and_everything_is_closed() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_solver(
+            model([ZeroDivisionError()], boxed(1, 100)), config(num_rollouts=2, concurrency=2)
+        )
+
+
+def test_the_modulus_is_applied_outside_the_model() -> None:
+    run = run_solver(
+        model(boxed(41040)),
+        config(modulus=1000),
+        problem=Problem(id="p", statement="s", gold="40"),
+    )
+    assert (run.solved.outcome.answer, run.solved.outcome.correct) == ("40", True)
+    assert "1000" not in run.model.calls[0].conversation.messages[0].content
+
+
+def test_a_bare_output_weighs_less_than_a_boxed_answer() -> None:
+    code = "```python\nprint(7)\n```\n"
+    run = run_solver(model(code, "Done.", boxed(42)), config(num_rollouts=2, stop="never"))
+    assert run.solved.outcome.votes == {"42": 1.0, "7": 0.5}
+
+
+def test_openings_are_taken_in_turn() -> None:
+    run = run_solver(
+        model(boxed(1)), config(num_rollouts=4, openings=("code", "plain"), stop="never")
+    )
+    assert [trace.opening for trace in run.solved.traces] == ["code", "plain", "code", "plain"]
+
+
+@given(st.permutations([0.1, 0.2, 0.3, 0.4, 0.5]))
+def test_the_vote_does_not_depend_on_the_order_of_arrival(delays: list[float]) -> None:
+    answers = (3, 1, 2, 1, 3)
+    run = run_solver(
+        model(*(boxed(value, delay) for value, delay in zip(answers, delays, strict=True))),
+        config(num_rollouts=5, concurrency=5, stop="never"),
+    )
+    assert run.solved.outcome.answer == "3"
+    assert run.solved.outcome.votes == {"3": 2.0, "1": 2.0, "2": 1.0}
