@@ -19,6 +19,16 @@ from aimo2.solver import Solved, Solver, Tools
 from aimo2.types import Opening, Problem, Trace
 from tests.virtual import run_virtual
 
+
+class InstantJudge(Judge):
+    """No worker processes: a virtual clock does not wait for them."""
+
+    async def ask(
+        self, request: dict[str, Any], timeout: float, deadline: Deadline
+    ) -> dict[str, Any]:
+        return {"note": "not a number"}
+
+
 PROBLEM = Problem(id="p", statement="What is 6 times 7?", gold="42")
 
 Reply = str | Iterable[Step]
@@ -106,7 +116,7 @@ def run_rollout(
     async def canonical(raw: str) -> Canonical:
         if canonicalise is not None:
             return canonicalise(raw)
-        async with Judge() as judge:
+        async with InstantJudge() as judge:
             return await judge.canonicalise(raw, settings.answer_type, settings.modulus)
 
     async def main() -> Ran:
@@ -148,7 +158,7 @@ def run_solver(
 
     async def main() -> SolverRun:
         loop = asyncio.get_running_loop()
-        async with sandbox, Judge() as judge:
+        async with sandbox, InstantJudge() as judge:
             solver = Solver(problem, settings, Tools(scripted, sandbox, judge), Recorder())
             if interrupt_after is not None:
                 loop.call_later(interrupt_after, solver.interrupt)

@@ -1,4 +1,4 @@
-import itertools
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -46,18 +46,13 @@ def test_a_decided_vote_opens_no_further_rollout() -> None:
 def test_no_more_rollouts_stream_at_once_than_allowed() -> None:
     open_now = most = 0
 
-    def script(conversation: Conversation, sampling: Sampling) -> list[Step]:
+    def script(conversation: Conversation, sampling: Sampling) -> Iterator[Step]:
         nonlocal open_now, most
         open_now += 1
         most = max(most, open_now)
-
-        def steps() -> itertools.chain[Step]:
-            nonlocal open_now
-            yield Delay(1)
-            open_now -= 1
-            yield "\\boxed{1}"
-
-        return steps()  # type: ignore[return-value]
+        yield Delay(1)
+        open_now -= 1
+        yield "\\boxed{1}"
 
     run_solver(ScriptedModel(script), config(num_rollouts=9, concurrency=3, stop="never"))
     assert most == 3

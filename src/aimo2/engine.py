@@ -3,15 +3,27 @@
 Knows how each is started and sized; knows no problems and no terminal.
 """
 
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from aimo2.config import EngineConfig
+from aimo2.answers import Judge
+from aimo2.config import EngineConfig, LocalServerConfig, SolveConfig
+from aimo2.deadline import Deadline
+from aimo2.errors import DeadlinePassed, ModelUnavailable, ServerError, SetupError
+from aimo2.llm.client import Endpoint, OpenAIModel
+from aimo2.sandbox.forkserver import ForkSandbox
+from aimo2.serving.llama_cpp import LlamaServer, ServerEvent
 from aimo2.serving.machine import usable_cores
-
-DEFAULT_MODEL = "qwen2.5-coder-1.5b"
+from aimo2.serving.store import default_home
+from aimo2.solver import Tools
 
 LOCAL_ROLLOUTS = 4
 SERVED_ROLLOUTS = 16
+_STOP_SECONDS = 1.0
+"""Our server holds nothing worth waiting for once the answers are out."""
 _CORES_A_STREAM = 4
 """A CPU engine below this many cores is bound by arithmetic: streams only share its throughput,
 so one at a time brings the first votes sooner and keeps the prompt's prefix in one slot."""
@@ -31,3 +43,111 @@ def sizes(config: EngineConfig, num_rollouts: int | None) -> Sizes:
     wanted = num_rollouts or (SERVED_ROLLOUTS if served else LOCAL_ROLLOUTS)
     fitting = wanted if served else max(1, usable_cores() // _CORES_A_STREAM)
     return Sizes(wanted, min(wanted, config.concurrency or fitting))
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The open parts. `failure()`: why our own server is gone for good, `None` while it is not."""
+
+    tools: Tools
+    failure: Callable[[], str | None]
+
+
+@asynccontextmanager
+async def open_engine(
+    config: EngineConfig,
+    solve: SolveConfig,
+    notify: Callable[[str], None],
+    deadline: Deadline,
+) -> AsyncGenerator[Engine, None]:
+    """Start everything, by `deadline` at the latest, and end it again.
+
+    `notify` hears one line for a person now and then. Raises `SetupError`, `InputError` or
+    `ModelError`, each with the mend.
+    """
+    async with AsyncExitStack() as stack:
+        # Entered first: the kernels' parent imports sympy while the server reads the model.
+        sandbox = await stack.enter_async_context(ForkSandbox(solve.kernel))
+        judge = await stack.enter_async_context(Judge())
+        try:
+            async with asyncio.timeout_at(deadline.when()):
+                model, failure = await _open_model(config, solve, stack, notify, deadline)
+        except (TimeoutError, DeadlinePassed) as error:
+            raise SetupError(
+                f"the engine was not ready within --timeout {solve.timeout:g}; give it more time"
+            ) from error
+        yield Engine(Tools(model, sandbox, judge), failure)
+
+
+async def _open_model(
+    config: EngineConfig,
+    solve: SolveConfig,
+    stack: AsyncExitStack,
+    notify: Callable[[str], None],
+    deadline: Deadline,
+) -> tuple[OpenAIModel, Callable[[], str | None]]:
+    if config.server is None:
+        server = await _start_server(config, solve, stack, notify)
+        client = OpenAIModel(lambda: Endpoint(*server.endpoint()), on_unavailable=_patience(server))
+        model, failure = await stack.enter_async_context(client), lambda: server.failure
+    else:
+        served, key_env = config.server, config.server.api_key_env
+        endpoint = Endpoint(served.base_url, os.environ.get(key_env) if key_env else None)
+        client = OpenAIModel(endpoint, model=served.model)
+        model, failure = await stack.enter_async_context(client), lambda: None
+    features = await model.connect(deadline)
+    for line in features.reduced:
+        notify(f"{model.name}: {line}")
+    return model, failure
+
+
+async def _start_server(
+    config: EngineConfig,
+    solve: SolveConfig,
+    stack: AsyncExitStack,
+    notify: Callable[[str], None],
+) -> LlamaServer:
+    if config.model_path is None:
+        raise ValueError("an engine of our own needs a model_path")
+    local = LocalServerConfig(
+        model_path=config.model_path,
+        concurrency=solve.concurrency,
+        context=config.context,
+        threads=config.threads,
+    )
+    teller = _Teller(notify)
+    return await stack.enter_async_context(
+        LlamaServer(local, on_event=teller, log_dir=default_home() / "logs", grace=_STOP_SECONDS)
+    )
+
+
+def _patience(server: LlamaServer) -> Callable[[Deadline], Awaitable[None]]:
+    """Wait for the server's restart; one that is gone for good fails the request."""
+
+    async def wait(deadline: Deadline) -> None:
+        try:
+            await server.wait_ready(deadline)
+        except ServerError as error:
+            raise ModelUnavailable(str(error)) from error
+
+    return wait
+
+
+class _Teller:
+    """Tells a person what the server does, each thing once."""
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+        self._loading = False
+
+    def __call__(self, event: ServerEvent) -> None:
+        if event.kind == "loading":
+            if not self._loading:
+                self._notify(event.message)
+            self._loading = True
+            return
+        self._loading = False
+        took = f" (ready after {event.seconds:.1f} s)" if event.kind == "ready" else ""
+        self._notify(event.message + took)
+        if event.log_end:
+            self._notify(f"end of the server's log:\n{event.log_end}")

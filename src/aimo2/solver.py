@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from aimo2.answers import Canonical, Judge, group
 from aimo2.config import SolveConfig
-from aimo2.deadline import Deadline
+from aimo2.deadline import NEVER, Deadline
 from aimo2.llm import Model
 from aimo2.policy.stop import decided
 from aimo2.policy.vote import SOURCE_WEIGHTS, Tally, tally
@@ -67,6 +67,7 @@ class Solver:
         self._next_index = 0
         self._over = asyncio.Event()
         self._stop_reason: StopReason | None = None
+        self._deadline = NEVER
 
     @property
     def tally(self) -> Tally:
@@ -89,9 +90,10 @@ class Solver:
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
+        self._deadline = deadline
         await self._run_workers(deadline.earlier(_LAST_WORD_SECONDS))
         return Solved(
-            await self._outcome(loop.time() - started, deadline),
+            await self._outcome(loop.time() - started),
             tuple(rollout.trace() for rollout in self._board.rollouts),
         )
 
@@ -128,7 +130,10 @@ class Solver:
                 return
             if not done or deadline.passed():
                 self._stop("deadline")
-        self._stop("exhausted")
+        late = self._next_index < self._config.num_rollouts or any(
+            rollout.stop_reason == "deadline" for rollout in self._board.rollouts
+        )
+        self._stop("deadline" if late else "exhausted")
 
     def _finish_rollouts(self) -> None:
         for rollout in self._board.rollouts:
@@ -137,6 +142,8 @@ class Solver:
     async def _worker(self, deadline: Deadline) -> None:
         """Take the next rollout until none is left or the vote is decided."""
         while self._next_index < self._config.num_rollouts and not self._over.is_set():
+            if deadline.passed():
+                return
             rollout = self._open(self._next_index)
             self._next_index += 1
             await rollout.run(deadline)
@@ -157,7 +164,7 @@ class Solver:
 
     async def _canonicalise(self, raw: str) -> Canonical:
         return await self._tools.judge.canonicalise(
-            raw, self._config.answer_type, self._config.modulus
+            raw, self._config.answer_type, self._config.modulus, deadline=self._deadline
         )
 
     async def _count(self, rollout: Rollout) -> None:
@@ -172,7 +179,6 @@ class Solver:
             )
         )
         self._board.tally = tally(await self._merged(tuple(self._board.votes)))
-        self._observer.progress(rollout)
         if decided(self._config.stop, self._board.tally, self._config.num_rollouts):
             self._stop("majority")
 
@@ -190,10 +196,11 @@ class Solver:
             for vote, number in zip(ordered, classes, strict=True)
         ]
 
-    async def _outcome(self, seconds: float, deadline: Deadline) -> Outcome:
+    async def _outcome(self, seconds: float) -> Outcome:
         rollouts, votes = self._board.rollouts, self._board.tally
         assert self._stop_reason is not None
-        failed = all(r.stop_reason in ("model_error", "sandbox_error") for r in rollouts)
+        errors = ("model_error", "sandbox_error")
+        failed = bool(rollouts) and all(rollout.stop_reason in errors for rollout in rollouts)
         return Outcome(
             id=self._problem.id,
             answer=votes.leader,
@@ -205,7 +212,7 @@ class Solver:
             seconds=seconds,
             note=self._note(votes),
             gold=self._problem.gold,
-            correct=await self._correct(votes.leader, deadline),
+            correct=await self._correct(votes.leader),
         )
 
     def _note(self, votes: Tally) -> str | None:
@@ -218,12 +225,13 @@ class Solver:
                 return rollout.answer.canonical.note
         return None
 
-    async def _correct(self, answer: str | None, deadline: Deadline) -> bool | None:
+    async def _correct(self, answer: str | None) -> bool | None:
         gold = self._problem.gold
         if gold is None:
             return None
         if answer is None:
             return False
         wanted = await self._canonicalise(gold)
-        seconds = min(_COMPARE_SECONDS, max(0.05, deadline.remaining()))
-        return await self._tools.judge.equal(wanted.value or gold, answer, timeout=seconds)
+        return await self._tools.judge.equal(
+            wanted.value or gold, answer, deadline=Deadline.after(_COMPARE_SECONDS)
+        )

@@ -6,9 +6,9 @@ import typer
 
 import aimo2
 from aimo2.cli import errors
-from aimo2.cli.doctor import doctor
+from aimo2.cli.doctor import doctor as doctor_command
 from aimo2.cli.models import app as models_app
-from aimo2.cli.solve import solve
+from aimo2.cli.solve import solve as solve_command
 from aimo2.errors import Aimo2Error
 
 app = typer.Typer(
@@ -18,9 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(solve)
+app.command("solve")(solve_command)
 app.add_typer(models_app, name="models")
-app.command()(doctor)
+app.command("doctor")(doctor_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -24,9 +24,9 @@ from aimo2.errors import InputError, IntegrityError, SetupError
 from aimo2.serving.catalogue import CATALOGUE, DEFAULT_MODEL, ModelFile, find_model
 from aimo2.serving.store import ModelStore, Phase, Watcher, default_home
 
-LINE_SECONDS = 5.0
+LINE_SECONDS = (1.0, 5.0)
 LINE_PERCENT = 10
-"""In a log, a line at each tenth or after so many seconds, whichever comes first."""
+"""In a log, a line after 1 s where another tenth is done, otherwise after 5 s."""
 
 app = typer.Typer(
     help="Fetch, check and remove models.", no_args_is_help=True, rich_markup_mode=None
@@ -51,11 +51,17 @@ def ensure_model(name_or_path: str, console: Console) -> Path:
 def list_models() -> None:
     """Show the models, their sizes and licences, and which are here."""
     store = _store()
-    table = Table("name", "size", "licence", "parameters", "quantisation", "context", "here")
+    table = Table("name", "size", "licence", "weights", "context", "here", "", box=None)
     for model in CATALOGUE:
-        name = f"{model.name} (default)" if model is DEFAULT_MODEL else model.name
-        facts = (model.licence, model.parameters, model.quantisation, f"{model.context:,}")
-        table.add_row(name, decimal(model.size), *facts, _state(store, model))
+        table.add_row(
+            model.name,
+            decimal(model.size),
+            model.licence,
+            f"{model.parameters} {model.quantisation}",
+            f"{model.context:,}",
+            _state(store, model),
+            "default" if model is DEFAULT_MODEL else "",
+        )
     Console().print(table)
 
 
@@ -152,12 +158,12 @@ def watching(console: Console, model: ModelFile) -> Iterator[Watcher]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, expand=True) as bar:
         yield BarWatcher(bar, model.name)
 
 
@@ -176,8 +182,9 @@ class BarWatcher:
         if self._task is None or shown != self._shown:
             if self._task is not None:
                 self._bar.remove_task(self._task)
+            self.note(shown)  # the bar itself has no room for it on 80 columns
             # What was here before counts for the bar, not for the speed.
-            self._task = self._bar.add_task(shown, total=total, completed=done)
+            self._task = self._bar.add_task(self._name, total=total, completed=done)
             self._shown = shown
         self._bar.update(self._task, completed=done)
 
@@ -197,29 +204,34 @@ class LineWatcher:
         self._clock = clock
         self._shown = ""
         self._begun = (0.0, 0)
-        self._next = (0.0, 0)
+        self._last = (0.0, 0)
 
     def progress(self, done: int, total: int, source: str, phase: Phase) -> None:
         """As `Watcher.progress`."""
         now, percent = self._clock(), 100 * done // total
         shown = _description(self._name, source, phase)
         if shown != self._shown:
-            self._shown, self._begun, self._next = shown, (now, done), (now, percent)
-        if now < self._next[0] and percent < self._next[1]:
+            self._shown, self._begun = shown, (now, done)
+        elif not self._due(now, percent):
             return
-        self._next = (now + LINE_SECONDS, percent - percent % LINE_PERCENT + LINE_PERCENT)
+        self._last = (now, percent)
         self.note(f"{shown}: {decimal(done)} of {decimal(total)}{self._speed(now, done, total)}")
 
     def note(self, message: str) -> None:
         """As `Watcher.note`."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
+    def _due(self, now: float, percent: int) -> bool:
+        short, long = LINE_SECONDS
+        seconds, gained = now - self._last[0], percent - self._last[1]
+        return seconds >= long or (seconds >= short and gained >= LINE_PERCENT)
+
     def _speed(self, now: float, done: int, total: int) -> str:
         seconds, gained = now - self._begun[0], done - self._begun[1]
         if seconds <= 0 or gained <= 0:
             return ""
         rate = gained / seconds
-        return f", {decimal(round(rate))}/s, {(total - done) / rate:.0f} s left"
+        return f", {decimal(round(rate))}/s, {round((total - done) / rate)} s left"
 
 
 def _description(name: str, source: str, phase: Phase) -> str:

@@ -27,9 +27,10 @@ from aimo2.config import (
     SolveConfig,
 )
 from aimo2.deadline import Deadline
-from aimo2.errors import ConfigError, InputError
+from aimo2.errors import ConfigError, InputError, ServerError
 from aimo2.journal import AnswerFile, TraceFile
 from aimo2.problems import read_problems
+from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.solver import Solved, Solver, Tools
 from aimo2.types import Outcome, Problem
 
@@ -87,9 +88,7 @@ def solve(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a problem on standard output.")
     ] = False,
-    traces: Annotated[
-        Path | None, typer.Option(help="Write whole traces as JSON lines.")
-    ] = None,
+    traces: Annotated[Path | None, typer.Option(help="Write whole traces as JSON lines.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Stream the first rollout's text.")] = False,
     model: Annotated[
         str | None,
@@ -178,7 +177,7 @@ def solve(
             with_ids=file is not None and len(problems) > 1,
         )
         if engine_config.server is None:
-            path = ensure_model(model or engine.DEFAULT_MODEL, console)
+            path = ensure_model(model or DEFAULT_MODEL.name, console)
             engine_config = engine_config.model_copy(update={"model_path": path})
         display = _display(console, len(problems), show=show)
         code_ = _run(_Session(problems, config, engine_config, output, display))
@@ -245,19 +244,22 @@ class _Session:
     async def _all(self, first_deadline: Deadline) -> None:
         """The first question's clock has run since before the engine was started."""
         deadline = first_deadline
-        async with engine.open_tools(
+        async with engine.open_engine(
             self.engine, self.config, self.display.notice, first_deadline
-        ) as tools:
+        ) as opened:
             for number, problem in enumerate(self.problems, 1):
-                await self._one(problem, number, tools, deadline)
+                await self._one(problem, number, opened.tools, deadline)
                 if self.interrupted:
                     return
+                if (failure := opened.failure()) is not None:
+                    raise ServerError(failure)
                 deadline = Deadline.after(self.config.timeout)
 
     async def _one(self, problem: Problem, number: int, tools: Tools, deadline: Deadline) -> None:
         self.solver = Solver(problem, self.config, tools, self.display)
-        self.display.started(problem, number, lambda: self.solver.tally)  # type: ignore[union-attr]
-        solved = await self.solver.solve(deadline)
+        solver = self.solver
+        self.display.started(problem, number, lambda: solver.tally)
+        solved = await solver.solve(deadline)
         assert self.outcomes is not None
         self.outcomes.append(solved.outcome)
         self.display.ended(solved.outcome)

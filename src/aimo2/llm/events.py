@@ -55,6 +55,8 @@ class ReplyReader:
         self._text: list[str] = []
         self._logprobs: list[float] = []
         self._new_tokens = 0
+        self._num_events = 0
+        self._num_choices = 0
 
     def feed(self, received: bytes) -> Chunk | None:
         """What one network read brought, all events together; `None` where that was no token.
@@ -73,6 +75,10 @@ class ReplyReader:
         Raises as `feed` does, and `BrokenStreamError` where the server gave no finish reason.
         """
         rest = None if self.done else self._take(self._decoder.flush())
+        if self._finish is None and not self._num_choices and self._num_events:
+            raise RequestRejected(
+                "the server streams something that is no completion: does --base-url end in /v1?"
+            )
         if self._finish is None and not self.done:
             raise BrokenStreamError("the reply broke off")
         uncounted = max(0, self._counted_by_server - self.num_tokens)
@@ -96,6 +102,7 @@ class ReplyReader:
         return chunk
 
     def _read(self, data: bytes) -> None:
+        self._num_events += 1
         try:
             event = orjson.loads(data)
             if event.get("error"):
@@ -109,6 +116,7 @@ class ReplyReader:
             raise BrokenStreamError(f"an event that is no completion: {data[:200]!r}") from error
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
+        self._num_choices += 1
         text = choice.get("text")
         if text is None:
             text = self._read_delta(choice.get("delta") or {})

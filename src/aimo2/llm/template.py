@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import jinja2
@@ -52,13 +51,12 @@ def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
 class JinjaTemplate:
     """A template rendered here.
 
-    `special_tokens`: names such as `bos_token` with their text. `keep_bos`: whether the text may
-    begin with the beginning-of-sequence token; `False` where the server adds it by itself.
+    `special_tokens`: names such as `bos_token` with their text. A beginning-of-sequence token is
+    left out at the start, because a server adds it to every prompt.
     """
 
     source: str
     special_tokens: Mapping[str, str] = field(default_factory=dict)
-    keep_bos: bool = False
 
     async def render(self, messages: Sequence[Message], deadline: Deadline) -> str:
         """See `Template.render`; needs no time."""
@@ -73,9 +71,7 @@ class JinjaTemplate:
                 f"the chat template cannot render these messages ({error}): "
                 "give another one with --chat-template"
             ) from error
-        return (
-            text if self.keep_bos else text.removeprefix(self.special_tokens.get("bos_token", ""))
-        )
+        return text.removeprefix(self.special_tokens.get("bos_token", ""))
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
@@ -91,7 +87,7 @@ class LlamaCppTemplate:
     async def render(self, messages: Sequence[Message], deadline: Deadline) -> str:
         """See `Template.render`."""
         answer = await self._ask("apply-template", {"messages": as_json(messages)}, deadline)
-        return _typed(answer, "prompt", str)
+        return _text(answer, "prompt")
 
 
 class TokenizeTemplate:
@@ -105,7 +101,7 @@ class TokenizeTemplate:
         """See `Template.render`."""
         tokens = await self._tokenize({"messages": as_json(messages)}, deadline)
         answer = await self._ask("detokenize", {"model": self._model, "tokens": tokens}, deadline)
-        return _typed(answer, "prompt", str)
+        return _text(answer, "prompt")
 
     async def is_exact(self, messages: Sequence[Message], deadline: Deadline) -> bool:
         """Whether the text of these messages becomes the same tokens again."""
@@ -119,7 +115,7 @@ class TokenizeTemplate:
 
     async def _tokenize(self, asked: Mapping[str, Any], deadline: Deadline) -> list[int]:
         answer = await self._ask("tokenize", {"model": self._model, **asked}, deadline)
-        return _typed(answer, "tokens", list)
+        return list(_value(answer, "tokens", list))
 
 
 class CachedTemplate:
@@ -143,30 +139,16 @@ class CachedTemplate:
         return prompt
 
 
-def tokenizer_template(
-    read: Callable[[str], bytes | None], *, keep_bos: bool = False
-) -> JinjaTemplate | None:
-    """The template in a tokenizer's files; `read` returns a file's bytes or `None`.
+def tokenizer_template(files: Mapping[str, bytes]) -> JinjaTemplate | None:
+    """The template in a tokenizer's files, given by name; `None` where there is none.
 
     `chat_template.jinja` comes before the `chat_template` of `tokenizer_config.json`, as in
     transformers; of several named templates the one called "default" counts.
     """
-    config = _json_object(read("tokenizer_config.json"))
-    source = read("chat_template.jinja")
-    template = source.decode() if source is not None else _named_template(config)
-    if template is None:
-        return None
-    return JinjaTemplate(template, _special_tokens(config), keep_bos)
-
-
-def folder_reader(folder: Path) -> Callable[[str], bytes | None]:
-    """Reads the tokenizer files of a local model folder."""
-
-    def read(name: str) -> bytes | None:
-        path = folder / name
-        return path.read_bytes() if path.is_file() else None
-
-    return read
+    config = _json_object(files.get("tokenizer_config.json"))
+    source = files.get("chat_template.jinja")
+    template = source.decode(errors="replace") if source else _named_template(config)
+    return None if template is None else JinjaTemplate(template, _special_tokens(config))
 
 
 def _json_object(data: bytes | None) -> dict[str, Any]:
@@ -194,7 +176,11 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _typed(answer: Any, key: str, kind: type) -> Any:
+def _text(answer: Any, key: str) -> str:
+    return str(_value(answer, key, str))
+
+
+def _value(answer: Any, key: str, kind: type) -> Any:
     value = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(value, kind):
         raise RequestRejected(

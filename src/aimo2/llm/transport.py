@@ -4,10 +4,10 @@ Knows no prompts and no retries. Foreign errors end here; the key is in no messa
 """
 
 import asyncio
+import os
 import re
-import ssl
 import urllib.request
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,6 +29,7 @@ from aimo2.errors import (
 
 _BODY_LIMIT = 64 * 1024
 _SHOWN = 300
+_TIMER_SLACK = 0.01
 _RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _CONTEXT_FULL = re.compile(
     r"exceed_context_size|context_length_exceeded|context (?:length|size|window)"
@@ -135,7 +136,9 @@ class Transport:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            # llama.cpp drops kept connections without a word, and a stream that we end early
+            # could not be kept anyway; a new local connection costs 0.2 ms.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._limits.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "aimo2", "Accept-Encoding": "identity"},
@@ -182,31 +185,19 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
-    async def stream(
-        self, path: str, asked: Mapping[str, Any], deadline: Deadline
-    ) -> AsyncGenerator[bytes, None]:
-        """The reads of a streamed answer, as they come; closing it closes the connection.
-
-        Raises as `get` does, before or between the reads.
-        """
+    async def open(self, path: str, asked: Mapping[str, Any], deadline: Deadline) -> "Answer":
+        """A streamed answer, opened; as `get`. Whoever opens it closes it."""
         endpoint = self._endpoint()
         url = f"{endpoint.base_url}/{path}"
         response = await self._request("POST", url, asked, endpoint, deadline)
-        watch = _Watch(response, deadline, self._limits.idle)
-        try:
-            _check_streams(response, url)
-            while True:
-                watch.waiting_since = asyncio.get_running_loop().time()
-                received = await response.content.readany()
-                watch.waiting_since = None
-                if not received:
-                    return
-                yield received
-        except (aiohttp.ClientError, OSError) as error:
-            raise watch.cause(url) or _lost(url, error) from error
-        finally:
-            watch.stop()
-            response.close()
+        answer = Answer(response, url, endpoint.api_key, deadline, self._limits.idle)
+        if response.content_type in ("application/json", "text/html"):
+            answer.close()
+            raise RequestRejected(
+                f"{shown(url)} answered {response.content_type} instead of a stream: "
+                "use a server that streams completions"
+            )
+        return answer
 
     async def _json(
         self,
@@ -223,7 +214,7 @@ class Transport:
             async with asyncio.timeout_at(deadline.within(self._limits.idle).when()):
                 body = await response.read()
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            raise _late(url, deadline) if deadline.passed() else _lost(url, error) from error
+            raise _late(url) if _is_over(deadline) else _lost(url, error) from error
         finally:
             response.close()
         try:
@@ -260,8 +251,8 @@ class Transport:
                 finally:
                     response.close()
         except (aiohttp.ClientError, OSError) as error:
-            if deadline.passed():
-                raise _late(url, deadline) from error
+            if _is_over(deadline):
+                raise _late(url) from error
             raise _unreached(url, error) from error
         raise failure(response.status, body, url, endpoint.api_key, response.headers)
 
@@ -272,43 +263,75 @@ class Transport:
         return self._session
 
 
-class _Watch:
-    """Closes a response at the deadline, or when one read waits longer than `idle` seconds.
+class Answer:
+    """One streamed answer; `close` ends its connection at once.
 
-    One timer a stream instead of one a read: a fast server sends 20,000 reads a second.
+    One timer watches the deadline and the idle time of the whole stream, not one a read: a fast
+    server sends 20,000 reads a second.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, deadline: Deadline, idle: float) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        url: str,
+        api_key: str | None,
+        deadline: Deadline,
+        idle: float,
+    ) -> None:
         self._response = response
+        self._url = url
+        self._api_key = api_key
         self._deadline = deadline
         self._idle = idle
-        self._expired = False
-        self.waiting_since: float | None = None
         self._loop = asyncio.get_running_loop()
+        self._waiting_since: float | None = None
+        self._expired = False
         self._timer: asyncio.TimerHandle | None = None
-        self._check()
+        self._watch()
 
-    def _check(self) -> None:
+    async def read(self) -> bytes:
+        """What has arrived since the last read, waiting for it; empty at the end.
+
+        Raises `ModelUnavailable` or `DeadlinePassed`.
+        """
+        self._waiting_since = self._loop.time()
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failure(error) from error
+        finally:
+            self._waiting_since = None
+
+    def close(self) -> None:
+        """Close the connection, unless the answer was read to its end. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._response.close()
+
+    def reported(self, status: int, body: bytes) -> Exception:
+        """Our error for an error object inside the stream."""
+        return failure(status, body, self._url, self._api_key)
+
+    def broken(self, why: str) -> Exception:
+        """Our error for a stream that makes no sense."""
+        return Unavailable(f"{shown(self._url)}: {why}", reached=True)
+
+    def _watch(self) -> None:
         now = self._loop.time()
-        since = now if self.waiting_since is None else self.waiting_since
+        since = now if self._waiting_since is None else self._waiting_since
         due = min(self._deadline.at, since + self._idle)
         if due <= now:
             self._expired = True
             self._response.close()
         else:
-            self._timer = self._loop.call_at(due, self._check)
+            self._timer = self._loop.call_at(due, self._watch)
 
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def cause(self, url: str) -> Exception | None:
-        """Why the watch closed the response; `None` where it did not."""
+    def _failure(self, error: Exception) -> Exception:
         if not self._expired:
-            return None
-        if self._deadline.passed():
-            return _late(url, self._deadline)
-        return Unavailable(f"{shown(url)} sent nothing for {self._idle:g} s", reached=True)
+            return _lost(self._url, error)
+        if _is_over(self._deadline):
+            return _late(self._url)
+        return Unavailable(f"{shown(self._url)} sent nothing for {self._idle:g} s", reached=True)
 
 
 def failure(
@@ -364,14 +387,6 @@ def _headers(endpoint: Endpoint) -> dict[str, str]:
     return headers
 
 
-def _check_streams(response: aiohttp.ClientResponse, url: str) -> None:
-    if response.content_type in ("application/json", "text/html"):
-        raise RequestRejected(
-            f"{shown(url)} answered {response.content_type} instead of a stream: "
-            "use a server that streams completions"
-        )
-
-
 def _message_in(said: str) -> str:
     """The message of an error body in any of the usual shapes, on one line."""
     try:
@@ -397,14 +412,21 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
 
 
-def _late(url: str, deadline: Deadline) -> DeadlinePassed:
-    assert deadline.passed()
+def _is_over(deadline: Deadline) -> bool:
+    """Whether a timer that was set to the deadline may have fired: some fire a little early."""
+    return deadline.remaining() <= _TIMER_SLACK
+
+
+def _late(url: str) -> DeadlinePassed:
     return DeadlinePassed(f"the deadline came before {shown(url)} had answered: allow more time")
 
 
 def _unreached(url: str, error: Exception) -> ModelUnavailable:
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return Unavailable(f"{shown(url)} could not be trusted: {_reason(error)}")
+    if isinstance(error, aiohttp.ClientSSLError):  # trying again would not help
+        return ModelUnavailable(
+            f"{shown(url)} cannot be trusted ({_reason(error)}): "
+            "install its certificate or correct --base-url"
+        )
     return Unavailable(
         f"cannot reach {shown(url)} ({_reason(error)}): is the server running, "
         "and is --base-url right?"
@@ -418,6 +440,7 @@ def _lost(url: str, error: Exception) -> Unavailable:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    cause = getattr(error, "os_error", None) or error
-    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return " ".join(text.split())
+    number = getattr(getattr(error, "os_error", error), "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)
+    return " ".join(str(error).split()) or type(error).__name__

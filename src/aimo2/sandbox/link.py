@@ -12,7 +12,8 @@ import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from aimo2.errors import SandboxError
@@ -23,10 +24,14 @@ __all__ = ["Link", "LinkLost", "pass_fds"]
 
 _CHUNK: Final = 64 * 1024
 _REPLY_LIMIT: Final = 64 * 1024
+_IDLE_SECONDS: Final = 0.05
+"""Processor seconds between two patrols that are too many for an idle kernel."""
+_MARK: Final = "\n[... {} bytes dropped ...]\n"
+_MARK_ROOM: Final = 64
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
-class LinkLost(SandboxError):
+class LinkLost(SandboxError):  # noqa: N818 - reads as a state
     """The kernel's process is gone or has broken the protocol."""
 
 
@@ -39,22 +44,31 @@ class Link:
         self._sock.setblocking(False)
         if sys.platform == "linux":
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._memory = _shared_memory(HEADER + output_bytes)
-        self._size = HEADER + output_bytes
+        self._size = HEADER + output_bytes - _MARK_ROOM
+        self._memory = _shared_memory(self._size)
         self.ends: list[int] = [theirs.detach(), os.dup(self._memory)]
         self._decoder = Decoder(_REPLY_LIMIT)
         self._waiting: asyncio.Future[dict[str, Any]] | None = None
         self._pidfd: int | None = None
         self._next_id = 0
         self._expected_id: int | None = None
+        self._stopped = False
+        self._ticks: tuple[int, float] | None = None
         self.pid: int | None = None
         """Process id in the host's view; `None` before the kernel's greeting."""
+        self.family = 0
+        """The kernel and its forks, as the zygote counts them."""
+        self.on_dispose: Callable[[], None] | None = None
+        """Called once, when the link is disposed of."""
         self.guest_pid: int | None = None
         """Process id in the zygote's view, as the kernel says."""
+        self.unsent = False
+        """Whether the last command did not reach it."""
         self.lost = False
         """Whether the kernel is gone, or was given up."""
         self.why = ""
         """One line, where it is lost."""
+        self._greeting = self._expect()
         self._loop.add_reader(self._sock, self._on_readable)
 
     def close_ends(self) -> None:
@@ -64,7 +78,7 @@ class Link:
 
     async def greeted(self) -> None:
         """Wait until the kernel is ready. Raises `LinkLost`."""
-        frame = await self._expect()
+        frame = await self._greeting
         said = frame.get("pid")
         if sys.platform != "linux" and isinstance(said, int):
             self.pid = said
@@ -83,6 +97,9 @@ class Link:
 
         One at a time: the next command has to wait for it, so nobody may cancel the future.
         """
+        if self._stopped:
+            self._stopped = False
+            self.signal(signal.SIGCONT)
         self._next_id += 1
         self._expected_id = self._next_id
         answer = self._expect()
@@ -93,7 +110,8 @@ class Link:
             else:
                 await self._loop.sock_sendall(self._sock, data)
         except OSError as error:
-            self.give_up(f"its socket is closed ({error.strerror})")
+            self.unsent = True
+            self.give_up(f"its socket is closed: {error.strerror}")
         return answer
 
     def _expect(self) -> asyncio.Future[dict[str, Any]]:
@@ -148,11 +166,16 @@ class Link:
         """Forget what was printed: what a lost kernel printed last must not be read twice."""
         os.pwrite(self._memory, bytes(HEADER), 0)
 
-    def read_output(self) -> tuple[bytes, bytes, int]:
-        """What the last cell printed: (first part, last part, bytes dropped between them)."""
+    def read_output(self) -> tuple[str, int]:
+        """What the last cell printed, cut in the middle, and how many bytes that cost."""
         # Read, never mapped: the kernel could shorten a mapping under us.
         memory = os.pread(self._memory, self._size, 0)
-        return assemble(memory.ljust(self._size, b"\0"))
+        first, last, dropped = assemble(memory.ljust(self._size, b"\0"))
+        if not dropped:
+            return first.decode("utf-8", "replace"), 0
+        # A cut in the middle of a character costs that character.
+        parts = first.decode("utf-8", "ignore"), last.decode("utf-8", "ignore")
+        return _MARK.format(dropped).join(parts), dropped
 
     def signal(self, number: int) -> None:
         """Send a signal to the kernel's process; nothing where it is gone."""
@@ -161,6 +184,21 @@ class Link:
                 signal.pidfd_send_signal(self._pidfd, number)
             elif self.pid is not None and not self.lost:
                 os.kill(self.pid, number)
+
+    def patrol(self) -> None:
+        """Stop a kernel that uses the processor though nothing was asked of it.
+
+        A cell may leave threads behind, or answer and go on: it then stands still until the next
+        command. Called about once a second.
+        """
+        if self.lost or self._stopped or self._waiting is not None:
+            self._ticks = None
+            return
+        used = _processor_seconds(self.pid)
+        before, self._ticks = self._ticks, (self._next_id, used)
+        if before is not None and before[0] == self._next_id and used - before[1] > _IDLE_SECONDS:
+            self._stopped = True
+            self.signal(signal.SIGSTOP)
 
     def give_up(self, why: str) -> None:
         """Kill the kernel and fail whoever waits for it. Idempotent."""
@@ -185,6 +223,18 @@ class Link:
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
+        told, self.on_dispose = self.on_dispose, None
+        if told is not None:
+            told()
+
+
+def _processor_seconds(pid: int | None) -> float:
+    """Processor time of a process and its threads; 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def pass_fds(sock: socket.socket, data: bytes, fds: Sequence[int]) -> None:
@@ -201,7 +251,12 @@ async def pass_fds(sock: socket.socket, data: bytes, fds: Sequence[int]) -> None
 
 async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
     ready = loop.create_future()
-    loop.add_writer(sock, lambda: ready.done() or ready.set_result(None))
+
+    def on_writable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(sock, on_writable)
     try:
         await ready
     finally:
@@ -221,5 +276,3 @@ def _shared_memory(size: int) -> int:
     seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
-
-

@@ -10,8 +10,9 @@ import os
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,9 +21,9 @@ import psutil
 
 from aimo2.errors import SandboxError, SetupError
 from aimo2.sandbox.guest.frames import Decoder, FrameError, encode
-from aimo2.sandbox.link import pass_fds
+from aimo2.sandbox.link import Link, pass_fds
 
-__all__ = ["ZygoteLost", "ZygoteProcess"]
+__all__ = ["ZygoteLost", "ZygoteProcess", "interpreter_paths"]
 
 _GUEST: Final = Path(__file__).parent / "guest"
 _BOOT: Final = """
@@ -52,9 +53,10 @@ _ENVIRONMENT: Final = {
 _INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")
 _EXITS_KEPT: Final = 256
 _STDERR_CHARS: Final = 2_000
+_PATIENCE: Final = 2.0
 
 
-class ZygoteLost(SandboxError):
+class ZygoteLost(SandboxError):  # noqa: N818 - reads as a state
     """The zygote is gone; its kernels are too."""
 
 
@@ -70,10 +72,11 @@ class ZygoteProcess:
         self._ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._spawning: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._next_id = 0
+        self._families: Counter[int] = Counter()
         self._exits: OrderedDict[int, int] = OrderedDict()
         self._exit_waiters: dict[int, asyncio.Future[int]] = {}
         self.lost = False
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
         with theirs:
             self._process = _launch(theirs.fileno(), paths, self._stderr)
         self._loop.add_reader(self._sock, self._on_readable)
@@ -91,8 +94,8 @@ class ZygoteProcess:
         except ZygoteLost as error:
             raise SetupError(f"the sandbox did not start: {self._complaint()}") from error
 
-    async def spawn(self, ends: Sequence[int], seed: int) -> None:
-        """Ask for a kernel on these descriptors. Raises `SandboxError`."""
+    async def spawn(self, ends: Sequence[int], seed: int) -> int:
+        """Ask for a kernel on these descriptors; returns its family. Raises `SandboxError`."""
         await self.ready()
         if self.lost:
             raise ZygoteLost("the sandbox's parent process died")
@@ -100,7 +103,7 @@ class ZygoteProcess:
         asked = self._next_id
         self._spawning[asked] = self._loop.create_future()
         try:
-            frame = {"op": "spawn", "id": asked, "seed": seed, "fds": len(ends)}
+            frame = {"op": "spawn", "id": asked, "seed": seed, "family": asked, "fds": len(ends)}
             await pass_fds(self._sock, encode(frame), ends)
             reply = await self._spawning[asked]
         except OSError as error:
@@ -109,6 +112,29 @@ class ZygoteProcess:
             del self._spawning[asked]
         if "refused" in reply:
             raise SandboxError(f"no new kernel: {reply['refused']}; close some of them")
+        return asked
+
+    def enlist(self, link: Link, family: int) -> None:
+        """A kernel belongs to a family; the end of the last one frees their scratch folder."""
+        self._families[family] += 1
+        link.family = family
+        link.on_dispose = lambda: self._leave(family)
+
+    def _leave(self, family: int) -> None:
+        self._families[family] -= 1
+        if not self._families[family]:
+            del self._families[family]
+            self._tell({"op": "drop", "family": family})
+
+    def grant(self, guest_pid: int | None) -> None:
+        """Let a kernel fork once."""
+        self._tell({"op": "grant", "pid": guest_pid})
+
+    def _tell(self, frame: dict[str, Any]) -> None:
+        # A few dozen bytes to a process that does nothing but read them.
+        if not self.lost:
+            with contextlib.suppress(OSError):
+                self._sock.send(encode(frame))
 
     async def exit_status(self, guest_pid: int | None, patience: float) -> int | None:
         """How a kernel ended, as `os.waitpid` gives it; `None` where that is not known."""
@@ -168,8 +194,20 @@ class ZygoteProcess:
             if not future.done():
                 future.set_exception(error)
 
+    async def close(self) -> None:
+        """End the zygote and everything below it, and wait until they are gone."""
+        warm = self._ready.done()
+        self._lose()
+        try:
+            if warm:  # it has left its imports behind, and sees at once that we are gone
+                await asyncio.to_thread(self._process.wait, _PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.kill()
+
     def kill(self) -> None:
-        """End the zygote and everything below it, and wait for the end of the zygote."""
+        """The same by force, and wait for the end of the zygote."""
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
             family = psutil.Process(self._process.pid).children(recursive=True)
@@ -196,7 +234,7 @@ def _launch(fd: int, paths: Sequence[str], stderr: IO[bytes]) -> subprocess.Pope
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     # -s -P -S: no user packages, no current folder, no `.pth` files; `paths` is the whole truth.
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", boot],
+        [sys.executable, "-s", "-P", "-S", "-X", "utf8", "-c", boot],
         env=_ENVIRONMENT | inherited,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -213,14 +251,11 @@ def interpreter_paths() -> list[str]:
     Of this process's `sys.path`, what lies in the Python installation or is a folder of
     packages; the project's own source and the current folder are not for cells.
     """
-    roots = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve()}
+    library = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
     kept = []
-    for entry in sys.path:
-        path = Path(entry)
+    for entry in filter(None, sys.path):
+        path = Path(entry).resolve()
         packages = {"site-packages", "dist-packages"} & set(path.parts)
-        inside = any(path.resolve().is_relative_to(root) for root in roots)
-        if entry and path.exists() and (packages or (inside and "lib" in path.parts)):
-            kept.append(str(path.resolve()))
+        if path.exists() and (packages or any(path.is_relative_to(root) for root in library)):
+            kept.append(str(path))
     return kept
-
-

@@ -13,11 +13,8 @@ from typing import BinaryIO
 
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
-_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?"} | {
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+_NUMBERS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
+"""Type number in the file -> its letter in `struct`."""
 _LONGEST = 1 << 20
 """Bytes of a string and items of a list that we believe; more means that the file is damaged."""
 
@@ -45,7 +42,7 @@ def read_shape(path: Path) -> Shape | None:
     with path.open("rb") as file:
         try:
             return _shape(dict(_fields(file)))
-        except (struct.error, UnicodeDecodeError, ValueError):
+        except (struct.error, ValueError, OverflowError):  # a bad encoding is a ValueError
             return None
 
 
@@ -81,13 +78,15 @@ def _value(file: BinaryIO, kind: int) -> Field:
         return _largest(file)
     if kind not in _NUMBERS:
         raise ValueError(f"no such type: {kind}")
-    number: int | float = _unpack(file, _NUMBERS[kind])[0]
+    number: int | float = _unpack(file, "<" + _NUMBERS[kind])[0]
     return number
 
 
 def _largest(file: BinaryIO) -> Field:
-    """Of a list of numbers the largest; of any other list the text of its largest, unused."""
+    """Of a list of numbers the largest; of a list of strings nothing, because none is needed."""
     kind, count = _unpack(file, "<IQ")
+    if kind == _ARRAY:
+        raise ValueError("a list of lists")
     items = [_value(file, kind) for _ in range(_believable(count))]
     return max((item for item in items if not isinstance(item, str)), default="")
 

@@ -15,13 +15,14 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 import aiohttp
 
@@ -30,7 +31,8 @@ from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import DeadlinePassed, InputError, ServerError, SetupError
 from aimo2.serving import machine
 from aimo2.serving.gguf import read_shape
-from aimo2.serving.llama_child import LOOPBACK, Request
+from aimo2.serving.llama_child import Request
+from aimo2.serving.store import default_home
 
 CHILD_COMMAND = (sys.executable, "-P", "-m", "aimo2.serving.llama_child")
 """`-P`: modules in the user's folder are not ours."""
@@ -42,6 +44,7 @@ _CACHE_MIB = 8192
 """llama.cpp's own default for prompts kept outside their slots; we take a quarter of what is free
 where that is less."""
 _KEPT_LOGS = 10
+_LOG_PREFIX = "aimo2-llama-"
 _LOG_END = 64 * 1024
 """Bytes of the log that are looked at for its end or for a reason."""
 _TICK = 0.5
@@ -50,9 +53,9 @@ _PROBE = 0.1
 """Seconds between two looks at a server that does not answer yet."""
 _PROBE_TIMEOUT = 2.0
 
-_KEPT_ENVIRONMENT = frozenset(
-    "PATH HOME LANG LANGUAGE TZ TMPDIR TEMP TMP SYSTEMROOT WINDIR USERPROFILE PYTHONPATH PYTHONHOME"
-    " VIRTUAL_ENV LD_LIBRARY_PATH DYLD_LIBRARY_PATH".split()
+_KEPT_NAMES = (
+    *("PATH", "HOME", "LANG", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "WINDIR"),
+    *("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
 )
 _KEPT_PREFIXES = ("LC_", "OMP_", "KMP_", "GOMP_", "GGML_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_")
 
@@ -97,12 +100,13 @@ class LlamaServer:
     ) -> None:
         """Nothing is started yet.
 
-        `log_dir`: `None` takes the folder for temporary files. `start_timeout`: seconds for one
-        start. `grace`: seconds between asking a process to end and killing it.
+        `log_dir`: `None` is `logs` in `AIMO2_HOME`; where no file can be written, it goes to the
+        folder for temporary files. `start_timeout`: seconds for one start. `grace`: seconds
+        between asking a process to end and killing it.
         """
         self._config = config
         self._report = on_event
-        self._log_dir = log_dir
+        self._log_dir = log_dir or default_home() / "logs"
         self._start_timeout = start_timeout
         self._grace = grace
         self._restarts_left = max_restarts
@@ -169,6 +173,7 @@ class LlamaServer:
 
     async def stop(self) -> None:
         """End the child: ask, wait `grace` seconds, kill. Idempotent."""
+        self._failure = self._failure or "the inference server was stopped"
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.cancel()
@@ -176,9 +181,10 @@ class LlamaServer:
         child, self._child = self._child, None
         if child is not None:
             await child.end(self._grace)
-        self._failure = self._failure or "the inference server was stopped"
         self._settled.set()
         self._log.close()
+        if watch is not None and not watch.cancelled():
+            watch.result()  # a bug in it, or in the caller's `on_event`, shows here
 
     async def wait_ready(self, deadline: Deadline = NEVER) -> None:
         """Return once the server answers: at once, or after the restart that is in progress.
@@ -190,7 +196,7 @@ class LlamaServer:
         """
         try:
             async with asyncio.timeout_at(deadline.when()):
-                while not await self._answers():
+                while not await self._answers():  # noqa: ASYNC110 - another process decides
                     await asyncio.sleep(_PROBE)
         except TimeoutError:
             raise DeadlinePassed("the deadline came before the server was ready") from None
@@ -213,6 +219,7 @@ class LlamaServer:
     async def _launch(self, port: int) -> None:
         """One start, from spawning to the first healthy answer. Raises `ServerError`."""
         self._started = time.monotonic()
+        self._log.mark()
         deadline = Deadline.after(self._start_timeout)
         self._child = await _Child.spawn(self._command, self._request(port), self._log)
         ticker = asyncio.create_task(self._tick(), name="llama-server-tick")
@@ -242,7 +249,14 @@ class LlamaServer:
             raise self._error(self._why_not({}, code))
 
     async def _supervise(self) -> None:
-        """Owned by `start` and `stop`: wait for the child's death and answer it."""
+        """Owned by `start` and `stop`. Whatever ends it, nobody waits for the server any more."""
+        try:
+            await self._answer_deaths()
+        finally:
+            self._failure = self._failure or "the inference server is not watched any more"
+            self._settled.set()
+
+    async def _answer_deaths(self) -> None:
         while self._child is not None:
             code = await self._child.wait()
             self._settled.clear()
@@ -262,7 +276,6 @@ class LlamaServer:
         self._child = None
         self._failure = message
         self._emit("failed", message)
-        self._settled.set()
 
     async def _tick(self) -> None:
         while True:
@@ -303,10 +316,7 @@ class LlamaServer:
     def _why_not(self, answer: dict[str, str], code: int) -> str:
         """Why a start failed, from the child's own words, its log and its exit status."""
         if answer.get("error") == "engine":
-            return (
-                f"the engine xllamacpp cannot be imported here ({answer['message']}); "
-                "give --base-url to use another server"
-            )
+            return _no_engine(answer["message"])
         model = self._config.model_path
         if code < 0:
             return (
@@ -324,6 +334,34 @@ _MENDS: dict[int, str] = {
     signal.SIGKILL: "memory may have run out: take a smaller model or less --context",
     signal.SIGILL: "this CPU lacks instructions that the engine needs: give --base-url",
 }
+
+
+def describe_engine(
+    command: Sequence[str] = CHILD_COMMAND, timeout: float = 30.0
+) -> dict[str, Any]:
+    """What `llama_child.describe` returns, asked of a process that ends at once. Blocks.
+
+    `timeout`: seconds. Raises `ServerError` where the engine cannot be imported.
+    """
+    try:
+        result = subprocess.run(
+            [*command, "--describe"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=child_environment(),
+            timeout=timeout,
+            check=False,
+        )
+        answer = json.loads(result.stdout or b"{}")
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise ServerError(_no_engine(str(error))) from error
+    if result.returncode != 0 or "version" not in answer:
+        raise ServerError(_no_engine(answer.get("message") or _spoken_exit(result.returncode)))
+    return dict(answer)
+
+
+def _no_engine(reason: str) -> str:
+    return f"the engine xllamacpp cannot be used here ({reason}); give --base-url of a server"
 
 
 def needed_memory(config: LocalServerConfig) -> int:
@@ -406,12 +444,15 @@ class _Child:
     async def end(self, grace: float) -> None:
         """Ask, wait `grace` seconds, kill, and wait for the end. Idempotent."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._signal("terminate")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.exited), grace)
         self._signal("kill")
         await self.wait()
+        with contextlib.suppress(TimeoutError):  # lets the pipes close before the loop does
+            await asyncio.wait_for(self._process.stdout.read(), 1.0)
 
     def _signal(self, how: Literal["terminate", "kill"]) -> None:
         if self._process.returncode is None:
@@ -424,7 +465,7 @@ def child_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name.upper() in _KEPT_ENVIRONMENT or name.upper().startswith(_KEPT_PREFIXES)
+        if name.upper() in _KEPT_NAMES or name.upper().startswith(_KEPT_PREFIXES)
     }
 
 
@@ -434,15 +475,14 @@ class _Log:
     def __init__(self, path: Path | None = None, file: BinaryIO | None = None) -> None:
         self.path = path
         self.file = file
+        self._mark = 0
 
     @classmethod
-    def open(cls, folder: Path | None, model: Path) -> "_Log":
+    def open(cls, folder: Path, model: Path) -> "_Log":
         """A new file in the first place that takes one; old ones are thinned out."""
-        temporary = Path(tempfile.gettempdir()) / f"aimo2-logs-{_user()}"
-        for place in (folder, temporary):
+        for place in (folder, Path(tempfile.gettempdir())):
             with contextlib.suppress(OSError):
-                if place is not None:
-                    return cls._create(place, model)
+                return cls._create(place, model)
         return cls()
 
     @classmethod
@@ -450,7 +490,7 @@ class _Log:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _thin_out(folder)
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        descriptor, name = tempfile.mkstemp(".log", f"llama-{stamp}-", folder)
+        descriptor, name = tempfile.mkstemp(".log", f"{_LOG_PREFIX}{stamp}-", folder)
         file = os.fdopen(descriptor, "ab", buffering=0)
         try:
             file.write(f"model {model}\n".encode(errors="replace"))  # fails on a full disk
@@ -462,11 +502,16 @@ class _Log:
 
     def tail(self, lines: int) -> str:
         """The last lines, without control characters."""
-        return "\n".join(self._end().splitlines()[-lines:])
+        return "\n".join(self._read(-_LOG_END).splitlines()[-lines:])
+
+    def mark(self) -> None:
+        """A process is about to start: what `reason` looks at begins here."""
+        self._mark = self._size()
 
     def reason(self) -> str:
-        """The first error that the engine logged at its latest start, without its time stamp."""
-        errors = [line.partition(" E ")[2] for line in self._end().splitlines() if " E " in line]
+        """The first error that was logged since the mark, without its time stamp."""
+        lines = self._read(self._mark).splitlines()
+        errors = [line.partition(" E ")[2] for line in lines if " E " in line]
         return " ".join(errors[0].split()) if errors else ""
 
     def close(self) -> None:
@@ -474,27 +519,27 @@ class _Log:
         if self.file is not None:
             self.file.close()
 
-    def _end(self) -> str:
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path is not None and self.path.exists() else 0
+
+    def _read(self, start: int) -> str:
+        """At most `_LOG_END` bytes from `start` on; a negative one counts from the end."""
         if self.path is None:
             return ""
         try:
             with self.path.open("rb") as file:
-                file.seek(max(0, self.path.stat().st_size - _LOG_END))
-                text = file.read().decode(errors="replace")
+                file.seek(max(0, start if start >= 0 else self._size() + start))
+                text = file.read(_LOG_END).decode(errors="replace")
         except OSError:
             return ""
         return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 def _thin_out(folder: Path) -> None:
-    logs = sorted(folder.glob("llama-*.log"))  # by name: the time stamp leads
+    logs = sorted(folder.glob(f"{_LOG_PREFIX}*.log"))  # by name: the time stamp leads
     for old in logs[: max(0, len(logs) - _KEPT_LOGS + 1)]:
         with contextlib.suppress(OSError):
             old.unlink()
-
-
-def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 async def _healthy(address: str) -> bool:

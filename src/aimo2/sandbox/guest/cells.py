@@ -18,7 +18,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from .output import Output, OutputFlood
 
@@ -34,8 +34,10 @@ class CellInterrupted(KeyboardInterrupt):
     """The cell's time is over."""
 
 
-class InputUnavailable(EOFError):
+class InputUnavailable(EOFError):  # noqa: N818 - shown to the model
     """The cell asked for keyboard input."""
+
+    __module__ = "builtins"  # its name in a traceback is then without a prefix
 
 
 class Verdict:
@@ -138,9 +140,11 @@ class Notebook:
     def _execute(self, code: str, filename: str) -> None:
         source, tree = self._parse(code, filename)
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        last = tree.body[-1] if tree.body else None
+        if isinstance(last, ast.Expr):
+            tree.body.pop()
         self._evaluate(compile(tree, filename, "exec", _FLAGS))
-        if last is not None:
+        if isinstance(last, ast.Expr):
             expression = ast.Expression(last.value)
             value = self._evaluate(compile(expression, filename, "eval", _FLAGS))
             if not source.rstrip().endswith(";"):
@@ -193,11 +197,14 @@ class Notebook:
     def _format(self, error: BaseException) -> str:
         frames = traceback.extract_tb(error.__traceback__)
         own = [_plain(frame) for frame in frames if frame.filename.startswith("<cell ")]
-        if len(own) > _TRACEBACK_FRAMES:
-            half = _TRACEBACK_FRAMES // 2
-            own = own[:half] + own[-half:]
-        lines = ["Traceback (most recent call last):\n", *traceback.format_list(own)] if own else []
-        return "".join(lines) + self._last_line(error)
+        if not own:
+            return self._last_line(error)
+        half = _TRACEBACK_FRAMES // 2
+        lines = traceback.format_list(own[:half] if len(own) > 2 * half else own)
+        if len(own) > 2 * half:
+            lines.append(f"  ... {len(own) - 2 * half} more calls ...\n")
+            lines += traceback.format_list(own[-half:])
+        return "Traceback (most recent call last):\n" + "".join(lines) + self._last_line(error)
 
     def _last_line(self, error: BaseException) -> str:
         if isinstance(error, CellInterrupted):
@@ -215,7 +222,7 @@ class Notebook:
 
 def _tree(code: str, filename: str) -> ast.Module:
     try:
-        return compile(code, filename, "exec", _FLAGS | ast.PyCF_ONLY_AST)
+        return cast(ast.Module, compile(code, filename, "exec", _FLAGS | ast.PyCF_ONLY_AST))
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise SyntaxError(f"the cell cannot be compiled: {error}") from error
 

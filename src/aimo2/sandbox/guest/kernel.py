@@ -2,7 +2,8 @@
 
 Commands, each answered by one frame with the same `id`:
 `{"op": "run", "id", "code"}` -> `{"id", "error", "traceback"}`;
-`{"op": "fork", "id", "reseed"}` with two descriptors -> `{"id"}`, or `{"id", "refused"}`.
+`{"op": "reseed", "id", "seed"}` -> `{"id"}`;
+`{"op": "fork", "id"}` with two descriptors -> `{"id"}`, or `{"id", "refused"}`.
 A new kernel says `{"op": "hello", "pid"}` first; the host takes its process id from the socket's
 credentials, not from this word.
 """
@@ -11,13 +12,12 @@ import array
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from .cells import Notebook, reseed
 from .frames import Decoder, encode
-from .native import clone_parent
+from .native import MACHINE, clone_parent
 from .output import Output
 
 __all__ = ["Wire", "serve"]
@@ -96,6 +96,10 @@ def _answer(
             text = text[: _REPLY_CHARS // 2] + "\n...\n" + text[-_REPLY_CHARS // 2 :]
         wire.send({"id": frame["id"], "error": verdict.error, "traceback": text})
         return wire
+    if frame["op"] == "reseed":
+        reseed(frame["seed"])
+        wire.send({"id": frame["id"]})
+        return wire
     try:
         child = _fork_sibling()
     except OSError as error:
@@ -124,8 +128,6 @@ def _become(
     notebook.output.detach_memory()
     notebook.after_fork(Output(fds[1], flood))
     settle()
-    if frame["reseed"] is not None:
-        reseed(frame["reseed"])
     own = Wire(socket.socket(fileno=fds[0]))
     own.send({"op": "hello", "pid": os.getpid()})
     return own
@@ -136,7 +138,7 @@ def _fork_sibling() -> int:
 
     The zygote then reaps it, and its parent-death signal means the zygote's death, not ours.
     """
-    if sys.platform == "linux" and threading.active_count() == 1:
+    if MACHINE in ("x86_64", "aarch64") and sys.platform == "linux":
         return clone_parent()
     return _fork_twice()
 

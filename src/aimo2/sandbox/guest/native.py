@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Final
 
-__all__ = ["MACHINE", "clone_parent", "prctl", "syscall"]
+__all__ = ["MACHINE", "call", "clone_parent", "prctl", "syscall"]
 
 MACHINE: Final = platform.machine()
 """`x86_64` and `aarch64` are the ones with a seccomp filter."""
@@ -37,6 +37,15 @@ def prctl(option: int, *arguments: int) -> int:
         raise OSError(errno.ENOSYS, "no such call on this system", "prctl")
     four = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     return _checked(_libc.prctl(ctypes.c_int(option), *four), "prctl")
+
+
+def call(name: str, *arguments: int | bytes | None) -> int:
+    """A function of the C library that returns -1 on failure."""
+    function = getattr(_libc, name, None)
+    if not _LINUX or function is None:
+        raise OSError(errno.ENOSYS, "no such call on this system", name)
+    values = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in arguments]
+    return _checked(function(*values), name)
 
 
 def syscall(name: str, number: int, *arguments: int | ctypes.Array[ctypes.c_char] | None) -> int:

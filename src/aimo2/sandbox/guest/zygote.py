@@ -1,35 +1,51 @@
 """The zygote: one warm, single-threaded parent that forks a kernel for each request.
 
 Commands from the host, over its only socket: first `{"op": "start", ...}` (see `Plan`), answered
-by `{"op": "ready", ...}`; then `{"op": "spawn", "id", "seed"}` with two descriptors, the kernel's
-socket and its output memory, answered by `{"op": "spawned", "id", "pid"}` or `"refused"`. The
-death of any kernel is told as `{"op": "exit", "pid", "status"}`. When the host is gone, so are
-the zygote and everything below it.
+by `{"op": "ready", ...}`; then
+`{"op": "spawn", "id", "seed", "family"}` with two descriptors, the kernel's socket and its output
+memory, answered by `{"op": "spawned", "id", "pid"}` or `{"op": "spawned", "id", "refused"}`;
+`{"op": "grant", "pid"}`: that kernel may fork once; `{"op": "drop", "family"}`: no kernel of the
+family is left. The end of any process is told as `{"op": "exit", "pid", "status"}`. When the host
+is gone, so are the zygote and everything below it.
 """
 
 import gc
 import importlib
 import importlib.util
+import json
 import os
-import resource
 import select
+import shutil
 import signal
 import socket
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Final, NoReturn, cast
+from pathlib import Path
+from typing import IO, Any, Final, NoReturn
 
+from . import namespaces, plots
 from .cells import Notebook, reseed
+from .guard import ForkGuard
 from .kernel import Wire, serve
+from .layers import Isolation, Outcome, attempt, own_domain
 from .native import prctl
 from .output import Output
+from .probe import Baits, observe
 
 __all__ = ["Plan", "main"]
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _KNOWN_PACKAGES: Final = ("gmpy2", "matplotlib", "pandas", "sklearn", "galois", "ortools", "z3")
+_LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
+_LIBRARY_FILES: Final = ("/etc/ld.so.cache",)
+_FIRST_UID: Final = 0x60000000
+_LAST_UID: Final = 0x6FFFFFFF
+_NOBODY: Final = 65534
+_OOM_SCORE: Final = 800
+_MIB: Final = 1024 * 1024
 
 _WARM_UP: Final = """
 import sympy
@@ -37,8 +53,8 @@ _x, _n = sympy.symbols("x n")
 str(sympy.factor(_x**6 - 1)); sympy.solve(_x**2 - 3 * _x + 2, _x); sympy.factorint(2**32 + 1)
 sympy.simplify((_x**2 - 1) / (_x - 1)); sympy.integrate(_x**2 * sympy.sin(_x), _x)
 sympy.expand((_x + 1) ** 5); sympy.Matrix([[1, 2], [3, 4]]).det(); sympy.divisors(360)
-sympy.summation(_n**2, (_n, 1, 10)); sympy.Rational(1, 3).evalf(); sympy.limit(sympy.sin(_x)/_x, _x, 0)
-sympy.groebner([_x**2 - 1, _x - 1], _x); sympy.sqrt(8).evalf(20); sympy.diff(_x**3, _x)
+sympy.summation(_n**2, (_n, 1, 10)); sympy.Rational(1, 3).evalf(); sympy.sqrt(8).evalf(20)
+sympy.groebner([_x**2 - 1, _x - 1], _x); sympy.limit(sympy.sin(_x) / _x, _x, 0); sympy.diff(_x**3)
 """
 
 
@@ -54,29 +70,45 @@ class Plan:
         """Bytes of output after which a cell is stopped."""
         self.digits: int = frame["digits"]
         """Largest integer that is turned into text, in digits."""
-        self.warm: bool = frame["warm"]
-        """Whether to run a little SymPy first, so that kernels share its caches."""
+        self.scratch: int = frame["scratch"]
+        """Bytes in the scratch folder of a family: a kernel and its forks."""
+        self.layers: tuple[str, ...] = tuple(frame["layers"])
+        """Layers of isolation to try."""
+        self.readable: tuple[str, ...] = (*sys.path, *_LIBRARIES, *_LIBRARY_FILES)
+        """What a cell may read."""
 
 
 class Zygote:
     """The state of the loop."""
 
-    def __init__(self, host: Wire, plan: Plan) -> None:
+    def __init__(self, host: Wire, plan: Plan, status: IO[str] | None, uids: range) -> None:
         self.host = host
         self.plan = plan
         self.imported: dict[str, float] = {}
         self.missing: list[str] = []
         self.available: tuple[str, ...] = ()
+        self.outcome: Outcome = {}
+        self.observed: dict[str, bool] = {}
+        self._status = status
+        self._uids = uids
+        self._made = 0
+        self._poller = select.poll()
+        self._guard = ForkGuard(self._poller)
+        self.isolation = Isolation(plan.layers, plan.readable)
 
     def prepare(self) -> None:
         """Import and warm up, then put the heap aside so that kernels share it."""
         sys.set_int_max_str_digits(self.plan.digits)
         for name in self.plan.preload:
             self._import(name)
-        if self.plan.warm and "sympy" in self.imported:
+        if "sympy" in self.imported:
             exec(_WARM_UP, {})
         extra = [name for name in _KNOWN_PACKAGES if _installed(name)]
-        self.available = (*self.imported, *extra)
+        self.available = (*(name for name in self.imported if "." not in name), *extra)
+        if "matplotlib" not in extra:
+            plots.install()
+        sys.dont_write_bytecode = True
+        self.isolation.limits = self._limits()
         gc.collect()
         gc.freeze()
 
@@ -89,14 +121,63 @@ class Zygote:
         else:
             self.imported[name] = time.perf_counter() - start
 
+    def _limits(self) -> dict[str, int]:
+        """Resource limits of a kernel: `RLIMIT_` name -> value."""
+        data, size = self._own_memory()
+        return {
+            "DATA": data + self.plan.memory,
+            # Shared mappings are no data; what is mapped in all is bounded too.
+            "AS": size + self.plan.memory + 1024 * _MIB,
+            "CORE": 0,
+            "CPU": 6 * 3600,
+            "FSIZE": max(self.plan.scratch, 16 * _MIB),
+            "NOFILE": 256,
+            # With a user id of its own, a family of kernels counts alone.
+            "NPROC": 512 if self._uids else 8192,
+            # Deep recursion through C code; the gap below the stack is at least 128 MiB.
+            "STACK": 100 * _MIB,
+        }
+
+    def _own_memory(self) -> tuple[int, int]:
+        """(bytes of data, bytes of address space) of this process."""
+        fields = {"VmData": 512 * _MIB, "VmSize": 2048 * _MIB}
+        if self._status is not None:
+            self._status.seek(0)
+            for line in self._status.read().splitlines():
+                name, _, value = line.partition(":")
+                if name in fields:
+                    fields[name] = int(value.split()[0]) * 1024
+        return fields["VmData"], fields["VmSize"]
+
+    def probe(self, baits: Baits) -> None:
+        """Isolate a kernel that runs no cell, and let it attack."""
+        reader, writer = os.pipe()
+        scratch = self._new_scratch("probe")
+        pid = os.fork()
+        if pid == 0:
+            with suppress(BaseException):
+                self._isolate([writer], scratch, None)
+                found = observe(baits, os.getppid())
+                os.write(writer, json.dumps([self.isolation.outcome, found]).encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            said = pipe.read()
+        os.waitpid(pid, 0)
+        namespaces.unmount_scratch("probe")
+        if said:
+            outcome, self.observed = json.loads(said)
+            self.outcome.update(outcome)
+
     def ready(self) -> dict[str, Any]:
         """What the host is told once kernels can be made."""
         return {
             "op": "ready",
-            "pid": os.getpid(),
             "imported": self.imported,
             "missing": self.missing,
             "available": self.available,
+            "layers": self.outcome,
+            "observed": self.observed,
         }
 
     def loop(self) -> None:
@@ -106,19 +187,37 @@ class Zygote:
         os.set_blocking(wake_write, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        host = self.host.sock.fileno()
+        self._poller.register(host, select.POLLIN)
+        self._poller.register(wake, select.POLLIN)
         while True:
-            readable, _, _ = select.select([self.host.sock, wake], [], [])
-            if wake in readable:
+            events = dict(self._poller.poll())
+            # The host first: it grants a fork before it asks the kernel for it.
+            if host in events and not self._obey():
+                return
+            if wake in events:
                 with suppress(BlockingIOError):
                     os.read(wake, 4096)
                 self._reap()
-            if self.host.sock in readable:
-                received = self.host.receive()
-                if received is None:
-                    return
-                self._spawn(*received)
-                while self.host.has_frame:
-                    self._spawn(*cast("tuple[dict[str, Any], list[int]]", self.host.receive()))
+            for fd, event in events.items():
+                if self._guard.owns(fd):
+                    self._guard.on_event(fd, event)
+
+    def _obey(self) -> bool:
+        """The commands that have come. Returns whether the host is still there."""
+        while True:
+            received = self.host.receive()
+            if received is None:
+                return False
+            frame, fds = received
+            if frame["op"] == "spawn":
+                self._spawn(frame, fds)
+            elif frame["op"] == "grant":
+                self._guard.grant(frame["pid"])
+            elif frame["op"] == "drop":
+                namespaces.unmount_scratch(str(frame["family"]))
+            if not self.host.has_frame:
+                return True
 
     def _reap(self) -> None:
         while True:
@@ -128,58 +227,87 @@ class Zygote:
                 return
             if pid == 0:
                 return
+            self._guard.forget(pid)
             self.host.send({"op": "exit", "pid": pid, "status": status})
 
     def _spawn(self, frame: dict[str, Any], fds: list[int]) -> None:
+        answer = {"op": "spawned", "id": frame["id"]}
         try:
+            self._made += 1
+            scratch = self._new_scratch(str(frame["family"]))
+            delivery, theirs = socket.socketpair()
             pid = os.fork()
         except OSError as error:
-            self.host.send({"op": "spawned", "id": frame["id"], "refused": str(error)})
+            self.host.send(answer | {"refused": error.strerror})
         else:
             if pid == 0:
-                self._become_kernel(frame, fds)
-            self.host.send({"op": "spawned", "id": frame["id"], "pid": pid})
+                self._become_kernel(frame, fds, scratch, theirs)
+            theirs.close()
+            self._guard.expect(delivery)
+            self.host.send(answer | {"pid": pid})
         for fd in fds:
             os.close(fd)
 
-    def _become_kernel(self, frame: dict[str, Any], fds: list[int]) -> NoReturn:
+    def _new_scratch(self, name: str) -> str | None:
+        if self.outcome.get("mount namespace") != "" or not self.plan.scratch:
+            return None
+        return namespaces.mount_scratch(name, self.plan.scratch)
+
+    def _become_kernel(
+        self, frame: dict[str, Any], fds: list[int], scratch: str | None, delivery: socket.socket
+    ) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
-            _keep_only(fds)
             notebook = Notebook(Output(fds[1], self.plan.flood), self.available)
             signal.signal(signal.SIGINT, notebook.interrupt)
-            self._limit()
+            self._isolate(fds[:1], scratch, delivery)
             reseed(frame["seed"])
-            _settle()
             gc.enable()
-            serve(Wire(socket.socket(fileno=fds[0])), notebook, self.plan.flood, _settle)
+            wire = Wire(socket.socket(fileno=fds[0]))
+            serve(wire, notebook, self.plan.flood, lambda: _settle_fork(scratch))
         finally:
             os._exit(70)
 
-    def _limit(self) -> None:
-        inherited = _status_bytes("VmData")
-        for name, value in (
-            ("RLIMIT_DATA", inherited + self.plan.memory),
-            ("RLIMIT_CORE", 0),
-            ("RLIMIT_NOFILE", 256),
-        ):
-            with suppress(OSError, ValueError, AttributeError):
-                resource.setrlimit(getattr(resource, name), (value, value))
+    def _isolate(self, fds: list[int], scratch: str | None, delivery: socket.socket | None) -> None:
+        """Close what is not ours, put on the layers, hand over the listener."""
+        kept = [*fds, delivery.fileno()] if delivery is not None else fds
+        _keep_only(kept)
+        self.isolation.scratch = scratch
+        self.isolation.uid = self._uids[self._made % len(self._uids)] if self._uids else None
+        listener = self.isolation.apply()
+        if delivery is not None:
+            with delivery:
+                if listener is not None:
+                    socket.send_fds(delivery, [b"!"], [listener])
+        if listener is not None:
+            os.close(listener)
+        _die_with_parent()
+        if scratch is not None:
+            _own_folder(scratch)
 
 
-def _settle() -> None:
-    if sys.platform == "linux":
+def _settle_fork(scratch: str | None) -> None:
+    """What a forked kernel does to itself: its own death signal, domain and folder."""
+    _die_with_parent()
+    own_domain()
+    if scratch is not None:
+        before = Path.cwd()
+        with suppress(OSError):
+            shutil.copytree(before, _own_folder(scratch), symlinks=True, dirs_exist_ok=True)
+
+
+def _own_folder(scratch: str) -> Path:
+    folder = Path(scratch) / str(os.getpid())
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    return folder
+
+
+def _die_with_parent() -> None:
+    with suppress(OSError):
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _status_bytes(field: str) -> int:
-    with suppress(OSError), open("/proc/self/status") as lines:
-        for line in lines:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    return 512 * 1024 * 1024
 
 
 def _installed(name: str) -> bool:
@@ -200,6 +328,65 @@ def _keep_only(fds: list[int]) -> None:
         last = fd + 1
 
 
+def _mapped_uids() -> range:
+    """User ids that kernels may have, one each where there are many; none without root."""
+    if os.geteuid() != 0:
+        return range(0)
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/uid_map").read_text().splitlines():
+            first, _, count = map(int, line.split())
+            for uids in (range(_FIRST_UID, _LAST_UID), range(_NOBODY, _NOBODY + 1)):
+                if first <= uids[0] and uids[-1] < first + count:
+                    return uids
+    return range(0)
+
+
+def _public(path: Path) -> bool:
+    """Whether every user can get at the path; one that is not there is not in the way."""
+    try:
+        return all(step.stat().st_mode & 0o001 for step in path.parents) and bool(
+            path.stat().st_mode & 0o004
+        )
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _leave_to_child() -> None:
+    """Fork into the new pid namespace; the parent only waits, and is what the host knows."""
+    child = os.fork()
+    if child == 0:
+        _die_with_parent()
+        return
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    _, status = os.waitpid(child, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _enter_namespaces(plan: Plan) -> tuple[Outcome, IO[str] | None]:
+    """Namespaces and the new root; also a handle on our memory figures, open from before it."""
+    outcome = namespaces.enter(plan.layers)
+    if outcome["pid namespace"] == "":
+        _leave_to_child()
+    status = None
+    with suppress(OSError):
+        status = Path("/proc/self/status").open()  # noqa: SIM115 - kept open for good
+    if outcome["mount namespace"] == "":
+        attempt(outcome, "mount namespace", lambda: namespaces.make_root(plan.readable))
+    return outcome, status
+
+
+def _kill_everything() -> None:
+    """End all descendants. Orphans among them come to us, their nearest subreaper."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    with suppress(OSError, ChildProcessError):
+        while True:
+            for pid in children.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+            os.wait()
+
+
 def main(fd: int) -> None:
     """Run a zygote over the host's socket, descriptor `fd`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the host's terminal is the host's
@@ -207,9 +394,25 @@ def main(fd: int) -> None:
     received = host.receive()
     if received is None:
         return
-    if sys.platform == "linux":
-        prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    zygote = Zygote(host, Plan(received[0]))
-    zygote.prepare()
+    plan = Plan(received[0])
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    uids = _mapped_uids()
+    baits = Baits()
+    try:
+        outcome, status = _enter_namespaces(plan)
+        with suppress(OSError):
+            prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            prctl(_PR_SET_DUMPABLE, 0)
+        # Looked at in the new root: a folder on the way there may have been closed to others.
+        if "user id" not in plan.layers or not all(map(_public, map(Path, plan.readable))):
+            uids = range(0)
+        zygote = Zygote(host, plan, status, uids)
+        zygote.outcome = outcome
+        zygote.prepare()
+        zygote.probe(baits)
+    finally:
+        baits.remove()
     host.send(zygote.ready())
     zygote.loop()
+    _kill_everything()

@@ -1,0 +1,194 @@
+r"""Find the answer in a reply: the last `\boxed{}`, else a closing sentence. Text to text only.
+
+Time is linear in the reply's length, whatever it holds. Knows nothing of what an answer means.
+"""
+
+import re
+from dataclasses import dataclass
+
+from aimo2.types import AnswerSource
+
+_MARKER = r"(?:[-*+>]|\d{1,3}[.)])[ \t]+"
+_OPENING = re.compile(rf"[ \t]*(?:{_MARKER})*(`{{3,}}|~{{3,}})[ \t]*([^`\n]*)$")
+_INLINE_OPENING = re.compile(r"(?<!`)(`{3,})[ \t]*(python3?|py|output)[ \t]*$")
+_CLOSING = re.compile(r"[ \t>]*(`{3,}|~{3,})[ \t]*$")
+
+_BOX_TOKEN = re.compile(r"\\(boxed|fbox)(?![A-Za-z])|\\.|[{}]|\n[ \t\r]*\n", re.DOTALL)
+_BRACE_AFTER = re.compile(r"[ \t]*\n?[ \t]*\{")
+_UNBRACED = re.compile(r"[ \t]*([^\s${}\\]+)")
+_LONGEST_PLACEHOLDER = 60
+_PLACEHOLDER = re.compile(
+    r"""(?:\\?[.,?_ …-]|\\[lcd]?dots|\\(?:square|quad|qquad|Box|boxed|fbox)\b|[{}]
+        |\\(?:text|textbf|mathrm|mbox)\b
+        |(?i:your|the|final|answer|result|solution|value|number|here|integer|goes|expression)\b
+    )*""",
+    re.VERBOSE,
+)
+
+_TAIL_CHARS = 600
+_MAX_STATED = 80
+_ANCHOR = re.compile(
+    r"""(?:\b(?:final\s+|correct\s+)?answer\b[*_]{0,2}
+            (?:\s+(?:to|of|for)\s+(?:the|this|our)\s+(?:problem|question))?
+            \s*(?:[*_]{0,2}[:=：][*_]{0,2}|\bis[:：]?(?=[\s*$\\]))
+        |答案\s*(?:[*_]{0,2}[:：][*_]{0,2}|[是为為等]于?[:：]?)
+    )\s*(?:(?:therefore|thus|simply|equal\s+to)\s+)?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_DOUBT = re.compile(r"\b(?:if|whether|suppose|assume|unless|guess|not)\b[^.!?\n]*$", re.IGNORECASE)
+_DELIMITED = re.compile(
+    r"""[*_]{0,2}(?:\$\$(?P<display>[^$]+)\$\$|\$(?P<dollar>[^$\n]+)\$
+        |\\\((?P<paren>.+?)\\\)|\\\[(?P<bracket>.+?)\\\])
+        [*_]{0,2}(?P<rest>[^\n]*)""",
+    re.VERBOSE | re.DOTALL,
+)
+_PLAIN = re.compile(
+    r"""(?P<stars>[*_]{0,2})(?P<value>(?:[A-Za-z]\s*=\s*)?[-+−–$€£]{0,2}(?:\d|\\[dt]?frac|\\sqrt)[^\n]*
+        |\(?[A-E]\)?(?=[\s.*]|$)
+        )""",
+    re.VERBOSE,
+)
+_SENTENCE_END = re.compile(r"[.!?。！？]+(?=\s|$)|\*\*|\n|[。！？]")
+_MAX_WORDS = 2
+_TRAILING_WORDS = re.compile(rf"(?:\s*[A-Za-z²³^/%°]+){{0,{_MAX_WORDS}}}\s*")
+_CONJUNCTION = re.compile(
+    r"\b(?:or|and|but|then|if|because|since|when|while|so|however|wait|maybe|plus|minus|more|less)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """An answer as the model wrote it, and where it stood."""
+
+    raw: str
+    source: AnswerSource
+
+
+def extract(text: str) -> Extracted | None:
+    r"""The reply's answer: the last `\boxed{}`, else the closing sentence that states one."""
+    prose = _without_code(text)
+    boxed = _last_box(prose)
+    if boxed is not None:
+        return Extracted(boxed, "boxed")
+    stated = _stated(prose)
+    return None if stated is None else Extracted(stated, "stated")
+
+
+def extract_boxed(text: str) -> str | None:
+    r"""What the last complete `\boxed{...}` or `\fbox{...}` outside fenced blocks holds.
+
+    Braces are balanced; `\{` and `\}` do not count. A box never spans an empty line, as in TeX.
+    `\boxed 7` has no braces: the run of characters up to a space is taken. Empty boxes and
+    placeholders (`...`, `?`, `answer`) are no answers.
+    """
+    return _last_box(_without_code(text))
+
+
+def extract_stated(text: str) -> str | None:
+    """The value in the last sentence of the form "the answer is ..." near the reply's end.
+
+    Conservative: a hedge, a condition, a question or more than two words behind the value give
+    `None`, and a bare "= 73" is not a statement.
+    """
+    return _stated(_without_code(text))
+
+
+def _without_code(text: str) -> str:
+    """The text without its fenced blocks, output blocks included.
+
+    A fence without a label that is never closed is taken for a stray one and hides nothing.
+    """
+    kept: list[str] = []
+    fence, label, first = "", "", 0
+    for line in text.split("\n"):
+        if fence:
+            kept.append(line)
+            closing = _CLOSING.match(line)
+            if closing and closing[1].startswith(fence):
+                kept[first:] = [""]
+                fence = ""
+        elif opening := _OPENING.match(line) or _INLINE_OPENING.search(line):
+            fence, label = opening[1], opening[2].strip()
+            kept += [line[: opening.start(1)], ""]
+            first = len(kept)
+        else:
+            kept.append(line)
+    if fence and label:
+        del kept[first:]
+    return "\n".join(kept)
+
+
+def _last_box(text: str) -> str | None:
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return None
+    for start, end in reversed(_boxes(text)):
+        content = _usable(text[start:end])
+        if content is not None:
+            return content
+    return None
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Spans of all complete boxes' contents, in the order in which they end."""
+    found: list[tuple[int, int]] = []
+    open_braces: list[int | None] = []  # where a box's content starts; None for any other brace
+    position = 0
+    while match := _BOX_TOKEN.search(text, position):
+        position = match.end()
+        token = match[0]
+        if match[1]:
+            if brace := _BRACE_AFTER.match(text, position):
+                position = brace.end()
+                open_braces.append(position)
+            elif unbraced := _UNBRACED.match(text, position):
+                found.append(unbraced.span(1))
+        elif token == "{":
+            open_braces.append(None)
+        elif token == "}" and open_braces:
+            start = open_braces.pop()
+            if start is not None:
+                found.append((start, match.start()))
+        elif token[0] == "\n":
+            open_braces.clear()
+    return found
+
+
+def _usable(content: str) -> str | None:
+    content = content.strip()
+    short = len(content) <= _LONGEST_PLACEHOLDER
+    return None if short and _PLACEHOLDER.fullmatch(content) else content
+
+
+def _stated(prose: str) -> str | None:
+    tail = prose.rstrip()[-_TAIL_CHARS:]
+    anchors = list(_ANCHOR.finditer(tail))
+    if not anchors or _DOUBT.search(tail, 0, anchors[-1].start()):
+        return None
+    rest = tail[anchors[-1].end() :]
+    delimited = _DELIMITED.match(rest)
+    if delimited:
+        groups = (delimited[name] for name in ("display", "dollar", "paren", "bracket"))
+        value = next(group for group in groups if group is not None)
+        return _whole(value, delimited["rest"])
+    plain = _PLAIN.match(rest)
+    return _plain_value(plain["value"]) if plain else None
+
+
+def _whole(value: str, after: str) -> str | None:
+    """The delimited value; `None` where the sentence goes on with more than a unit."""
+    words = _SENTENCE_END.split(after, maxsplit=1)[0]
+    if len(value) > _MAX_STATED or "?" in after or not _TRAILING_WORDS.fullmatch(words):
+        return None
+    return None if _CONJUNCTION.search(words) else _usable(value)
+
+
+def _plain_value(text: str) -> str | None:
+    end = _SENTENCE_END.search(text)
+    value = (text[: end.start()] if end else text).strip().rstrip(",;:")
+    if len(value) > _MAX_STATED or (end and "?" in end[0]):
+        return None
+    clause = "," in value.rpartition(" ")[0]
+    words = re.search(r"(?:\s+[A-Za-z]{2,})*$", value)
+    wordy = words is not None and len(words[0].split()) > _MAX_WORDS
+    return None if clause or wordy or _CONJUNCTION.search(value) else _usable(value)

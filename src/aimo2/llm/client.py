@@ -1,0 +1,380 @@
+"""Stream completions from an OpenAI-compatible server. Knows no mathematics and starts no server.
+
+A reply is continued as plain text: the chat template renders the messages, the reply so far is
+appended, and `/completions` goes on from there. A server without that gets messages instead, with
+fewer features (`OpenAIModel.features` says which). What `Sampling` does not name, such as top-k or
+a repetition penalty, is the server's own default.
+"""
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from aimo2.deadline import Deadline
+from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable, RequestRejected
+from aimo2.llm import Chunk, Conversation, Message, Sampling
+from aimo2.llm.connect import Found, Served, context_length, find_template, served_model
+from aimo2.llm.dialect import Dialect
+from aimo2.llm.events import BrokenStreamError, ReplyReader, ReportedError
+from aimo2.llm.features import Features, Seen, features
+from aimo2.llm.recovery import OnUnavailable, Recovery
+from aimo2.llm.stop import ReplyCutter
+from aimo2.llm.template import CachedTemplate, JinjaTemplate, Template, TokenizeTemplate
+from aimo2.llm.transport import (
+    Answer,
+    ClientLimits,
+    Endpoint,
+    Overflow,
+    Rejected,
+    Transport,
+    Unavailable,
+)
+
+__all__ = ["ClientLimits", "Counters", "Endpoint", "Features", "OpenAIModel"]
+
+_EXACT_CHAT = frozenset({"vllm", "sglang", "llamacpp"})
+"""Owners, as `GET /models` names them, whose chat endpoint can continue the last message."""
+_CONNECT_RETRIES = 2
+_TRIAL = Sampling(max_tokens=4, seed=1, logprobs=1)
+_PROMPT_TOKENS = re.compile(r"(\d+) (?:tokens from the input|in the (?:messages|prompt))")
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a client did so far.
+
+    `num_retries`: requests sent again after a failure. `num_continuations`: replies that broke
+    off and were taken up again where they ended.
+    """
+
+    num_requests: int = 0
+    num_retries: int = 0
+    num_continuations: int = 0
+
+
+@dataclass(slots=True)
+class _Link:
+    """What `connect` found out."""
+
+    dialect: Dialect
+    seen: Seen
+    template: Template | None
+
+
+class OpenAIModel:
+    """A `Model` behind an OpenAI-compatible server; an asynchronous context manager.
+
+    `endpoint`: a base URL ending in `/v1`, an `Endpoint` with its key, or a function that gives
+    one, asked again for every request because a restarted server may have another port.
+    `model`: a served model's name; `None` takes the first. `chat_template`: Jinja source that
+    replaces the server's own (`template.CHATML` for example). `mode`: "auto" prefers raw text.
+    `seed`: of the back-off's jitter.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | Endpoint | Callable[[], Endpoint],
+        *,
+        model: str | None = None,
+        chat_template: str | None = None,
+        mode: Literal["auto", "raw", "chat"] = "auto",
+        limits: ClientLimits = ClientLimits(),  # noqa: B008 - frozen
+        on_unavailable: OnUnavailable | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.counters = Counters()
+        self._transport = Transport(_provider(endpoint), limits)
+        self._wanted = model
+        self._chat_template = chat_template
+        self._mode = mode
+        self._limits = limits
+        self._on_unavailable = on_unavailable
+        self._random = random.Random(seed)
+        self._connecting = asyncio.Lock()
+        self._link: _Link | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._transport.__aexit__(kind, error, trace)
+
+    @property
+    def features(self) -> Features:
+        """What works with this server; raises `RuntimeError` before `connect`."""
+        link = self._linked()
+        return features(link.dialect, link.seen)
+
+    @property
+    def name(self) -> str:
+        """The served model's name; raises `RuntimeError` before `connect`."""
+        return self._linked().dialect.model
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and reply together; `None` where the server does not say."""
+        return self._linked().dialect.context_length
+
+    async def connect(self, deadline: Deadline) -> Features:
+        """Find the model, its template and what the server takes; once, also if called again.
+
+        Raises `ConfigError` where the server does not have the model or no template can be
+        found, and `ModelError` where it cannot be reached or refuses the key.
+        """
+        await self._connected(deadline)
+        return self.features
+
+    async def stream(
+        self, conversation: Conversation, sampling: Sampling, deadline: Deadline
+    ) -> AsyncGenerator[Chunk, None]:
+        """Sample a continuation; see `Model.stream`.
+
+        A reply that breaks off is continued by a new request from where it ended, so no text
+        comes twice. With a full context window the last chunk says "length".
+        """
+        link = await self._connected(deadline)
+        reply = _Reply(conversation, sampling)
+        recovery = Recovery(self._limits, self._random, self._on_unavailable)
+        cutter: ReplyCutter | None = None
+        while reply.tokens_left > 0:
+            try:
+                answer = await self._open(link, reply, deadline)
+                if cutter is None and "stop" in link.dialect.refused:
+                    cutter = ReplyCutter(sampling.stop, sampling.max_tokens)
+                async with aclosing(_chunks(answer)) as chunks:
+                    async for chunk in chunks:
+                        reply.add(chunk)
+                        recovery.succeeded()
+                        out = cutter.take(chunk) if cutter else chunk
+                        if out is not None:
+                            yield out
+                        if cutter and cutter.finish_reason is not None:
+                            return
+                return
+            except Unavailable as error:
+                self._check_resumable(reply, error)
+                await recovery.pause(error, deadline)
+                self.counters.num_retries += 1
+                self.counters.num_continuations += reply.num_tokens > 0
+        yield Chunk("", 0, (), "length")
+
+    async def _open(self, link: _Link, reply: "_Reply", deadline: Deadline) -> Answer:
+        """An opened stream; asks again without what the server refuses, or for fewer tokens."""
+        dialect = link.dialect
+        body = await self._body(link, reply, deadline)
+        try:
+            return await self._open_body(dialect, body, deadline)
+        except Overflow as error:
+            room = await self._room(link, body, error.body, deadline)
+            if not 0 < room < body[dialect.limit_name]:
+                raise
+        return await self._open_body(dialect, {**body, dialect.limit_name: room}, deadline)
+
+    async def _open_body(
+        self, dialect: Dialect, body: dict[str, Any], deadline: Deadline
+    ) -> Answer:
+        refused: list[str] = []
+        while True:
+            self.counters.num_requests += 1
+            try:
+                answer = await self._transport.open(dialect.path, body, deadline)
+            except Rejected as error:
+                name = dialect.refusal(error.status, error.body, body)
+                if name is None:
+                    raise
+                refused.append(name)
+                limit = body.pop(name)
+                if name == "max_tokens":
+                    body["max_completion_tokens"] = limit
+            else:
+                dialect.refused.update(refused)
+                return answer
+
+    async def _body(self, link: _Link, reply: "_Reply", deadline: Deadline) -> dict[str, Any]:
+        sampling = replace(reply.sampling, max_tokens=reply.tokens_left)
+        conversation = reply.conversation
+        if link.dialect.mode == "chat":
+            return link.dialect.ask_chat(conversation, sampling)
+        assert link.template is not None
+        prompt = await link.template.render(conversation.messages, deadline)
+        return link.dialect.ask_raw(prompt + conversation.reply, sampling)
+
+    async def _room(self, link: _Link, body: dict[str, Any], said: str, deadline: Deadline) -> int:
+        """Tokens that the context window has left after the prompt; 0 where nobody knows.
+
+        vLLM and SGLang refuse a request whose `max_tokens` does not fit, even if its prompt does.
+        vLLM's message names only a lower bound of the prompt's tokens, so it is asked to count.
+        """
+        length = link.dialect.context_length
+        if length is None:
+            return 0
+        if link.dialect.plain_tokens and link.dialect.mode == "raw":
+            counter = TokenizeTemplate(self._ask, link.dialect.model)
+            return length - len(await counter.tokens_of(body["prompt"], deadline))
+        found = _PROMPT_TOKENS.search(said)
+        return length - int(found[1]) if found else 0
+
+    def _check_resumable(self, reply: "_Reply", error: Unavailable) -> None:
+        if reply.num_tokens and not self.features.exact_continuation:
+            raise ModelUnavailable(
+                f"{error}; the reply cannot be continued on a chat-only server"
+            ) from error
+
+    async def _ask(self, path: str, asked: Any, deadline: Deadline) -> Any:
+        return await self._retrying(
+            lambda: self._transport.post(path, asked, deadline, root=True), deadline
+        )
+
+    async def _retrying(self, call: Callable[[], Awaitable[Any]], deadline: Deadline) -> Any:
+        recovery = Recovery(self._limits, self._random, self._on_unavailable)
+        while True:
+            try:
+                return await call()
+            except Unavailable as error:
+                await recovery.pause(error, deadline)
+                self.counters.num_retries += 1
+
+    def _linked(self) -> _Link:
+        if self._link is None:
+            raise RuntimeError("call connect() first")
+        return self._link
+
+    async def _connected(self, deadline: Deadline) -> _Link:
+        if self._link is not None:
+            return self._link
+        try:
+            async with asyncio.timeout_at(deadline.when()):
+                await self._connecting.acquire()
+        except TimeoutError as error:
+            raise DeadlinePassed("the deadline came before the server was known") from error
+        try:
+            if self._link is None:
+                self._link = await self._find_link(deadline)
+            return self._link
+        finally:
+            self._connecting.release()
+
+    async def _find_link(self, deadline: Deadline) -> _Link:
+        recovery = Recovery(self._limits, self._random, self._on_unavailable)
+        num_unreached = 0
+        while True:
+            try:
+                served = await served_model(self._transport, self._wanted, deadline)
+                break
+            except Unavailable as error:
+                num_unreached += not error.reached
+                if num_unreached > _CONNECT_RETRIES:  # most likely a wrong URL: say so soon
+                    raise
+                await recovery.pause(error, deadline)
+        length = await context_length(self._transport, served, deadline)
+        return await self._agree(served, length, deadline)
+
+    async def _agree(self, served: Served, length: int | None, deadline: Deadline) -> _Link:
+        """Raw mode if the server takes prompts and a template is found; else chat mode."""
+        why = "asked for"
+        if self._mode != "chat":
+            raw = Dialect(served.name, "raw", context_length=length)
+            link, why = await self._try_raw(raw, served, deadline)
+            if link is not None:
+                return link
+            if self._mode == "raw":
+                raise ConfigError(f"raw mode cannot be used: {why}")
+        exact = served.owner in _EXACT_CHAT
+        chat = Dialect(served.name, "chat", continues=exact, context_length=length)
+        body = chat.ask_chat(Conversation((Message("user", "1+1?"),), "1+1="), _TRIAL)
+        logprobs = await self._probe(chat, body, deadline)
+        return _Link(chat, Seen("the server's own, unseen", why, exact, logprobs), None)
+
+    async def _try_raw(
+        self, raw: Dialect, served: Served, deadline: Deadline
+    ) -> tuple[_Link | None, str]:
+        """The link in raw mode, or why there is none."""
+        try:
+            logprobs = await self._probe(raw, raw.ask_raw("1", _TRIAL), deadline)
+        except RequestRejected as error:
+            if getattr(error, "status", None) in (401, 403):
+                raise
+            return None, f"the server takes no raw prompts ({error})"
+        found = await self._find_template(served, deadline)
+        if found is None:
+            why = f"no chat template was found for {served.name}: give one with --chat-template"
+            return None, why
+        raw.plain_tokens = isinstance(found.template, TokenizeTemplate)
+        seen = Seen(found.origin, None, exact_chat=False, logprobs=logprobs)
+        return _Link(raw, seen, CachedTemplate(found.template)), ""
+
+    async def _find_template(self, served: Served, deadline: Deadline) -> Found | None:
+        if self._chat_template is None:
+            return await find_template(self._transport, self._ask, served, deadline)
+        template = JinjaTemplate(self._chat_template)
+        await template.render((Message("user", "1+1?"),), deadline)
+        return Found(template, "--chat-template")
+
+    async def _probe(self, dialect: Dialect, body: dict[str, Any], deadline: Deadline) -> bool:
+        """Try a tiny request, learn what is refused; returns whether log-probabilities came."""
+        answer = await self._open_body(dialect, body, deadline)
+        async with aclosing(_chunks(answer)) as chunks:
+            return any([chunk.logprobs async for chunk in chunks])
+
+
+class _Reply:
+    """What a call has received so far, over all its requests."""
+
+    def __init__(self, conversation: Conversation, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self.num_tokens = 0
+        self._start = conversation
+        self._texts: list[str] = []
+
+    def add(self, chunk: Chunk) -> None:
+        self._texts.append(chunk.text)
+        self.num_tokens += chunk.num_tokens
+
+    @property
+    def tokens_left(self) -> int:
+        return self.sampling.max_tokens - self.num_tokens
+
+    @property
+    def conversation(self) -> Conversation:
+        """The conversation with what was received."""
+        return replace(self._start, reply=self._start.reply + "".join(self._texts))
+
+
+async def _chunks(answer: Answer) -> AsyncGenerator[Chunk, None]:
+    """The chunks of one answer; closes it."""
+    reader = ReplyReader()
+    try:
+        while not reader.done:
+            received = await answer.read()
+            if not received:
+                break
+            chunk = reader.feed(received)
+            if chunk is not None:
+                yield chunk
+        yield reader.end()
+    except BrokenStreamError as error:
+        raise answer.broken(str(error)) from error
+    except ReportedError as error:
+        raise answer.reported(error.status, error.body) from error
+    finally:
+        answer.close()
+
+
+def _provider(endpoint: str | Endpoint | Callable[[], Endpoint]) -> Callable[[], Endpoint]:
+    if isinstance(endpoint, str):
+        endpoint = Endpoint(endpoint)
+    if isinstance(endpoint, Endpoint):
+        fixed = endpoint
+        return lambda: fixed
+    return endpoint

@@ -1,0 +1,116 @@
+"""Word a request as one server takes it, and learn what it refuses. Knows no HTTP."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aimo2.llm import Conversation, Sampling
+from aimo2.llm.template import as_json
+
+Mode = Literal["raw", "chat"]
+"""A rendered prompt to `/completions`, or messages to `/chat/completions`."""
+
+_OPTIONAL = (
+    "continue_final_message",
+    "add_generation_prompt",
+    "add_special_tokens",
+    "stream_options",
+    "top_logprobs",
+    "logprobs",
+    "min_p",
+    "seed",
+    "stop",
+    "top_p",
+    "temperature",
+)
+_REFUSAL = re.compile(
+    r"unsupported|not .{0,24}(?:support|permit|allow|accept|enabled|available|recogni[sz]ed)"
+    r"|unknown|unrecogni[sz]ed|unexpected|extra[ _](?:inputs?|fields?|forbidden|parameters?)"
+    r"|no such|disabled",
+    re.IGNORECASE,
+)
+_SEEDS = 2**31
+"""llama.cpp takes 32 bits and reads the largest as "any"; others take signed integers."""
+
+
+@dataclass(slots=True)
+class Dialect:
+    """How one server wants to be asked.
+
+    `continues`: chat mode only: whether the server can be told to continue the last message.
+    `plain_tokens`: whether `add_special_tokens` can be switched off; the rendered prompt then
+    brings its own. `context_length`: tokens of prompt and reply together, where it is known.
+    `refused`: fields that the server did not take and that are left out from then on.
+    """
+
+    model: str
+    mode: Mode = "raw"
+    continues: bool = False
+    plain_tokens: bool = False
+    context_length: int | None = None
+    refused: set[str] = field(default_factory=set)
+
+    @property
+    def path(self) -> str:
+        """Where requests go, below `/v1`."""
+        return "completions" if self.mode == "raw" else "chat/completions"
+
+    @property
+    def limit_name(self) -> str:
+        """OpenAI renamed the token limit; some of its models refuse the old name."""
+        return "max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"
+
+    def ask_raw(self, prompt: str, sampling: Sampling) -> dict[str, Any]:
+        """The request for a rendered prompt."""
+        body = {"prompt": prompt, **self._sampling(sampling)}
+        if sampling.logprobs:
+            body["logprobs"] = sampling.logprobs
+        if self.plain_tokens:
+            body["add_special_tokens"] = False
+        return self._without_refused(body)
+
+    def ask_chat(self, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
+        """The request for messages, the reply so far being the last."""
+        messages = as_json(conversation.messages)
+        body = {"messages": messages, **self._sampling(sampling)}
+        if sampling.logprobs and "logprobs" not in self.refused:
+            body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+        if conversation.reply:
+            messages.append({"role": "assistant", "content": conversation.reply})
+            if self.continues:
+                body |= {"continue_final_message": True, "add_generation_prompt": False}
+        return self._without_refused(body)
+
+    def refusal(self, status: int, said: str, body: dict[str, Any]) -> str | None:
+        """The field of `body` that an error answer calls unsupported, if there is one.
+
+        A value out of range is no refusal: the user should hear of it.
+        """
+        if status not in (400, 422) or not _REFUSAL.search(said):
+            return None
+        for name in (*_OPTIONAL, "max_tokens"):
+            if name in body and re.search(rf"\b{name}\b", said):
+                return name
+        return None
+
+    def _sampling(self, sampling: Sampling) -> dict[str, Any]:
+        limit = sampling.max_tokens
+        if self.context_length is not None:
+            limit = min(limit, self.context_length - 1)
+        body: dict[str, Any] = {
+            "model": self.model,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            self.limit_name: limit,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed % _SEEDS
+        return body
+
+    def _without_refused(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in body.items() if name not in self.refused}

@@ -1,0 +1,247 @@
+import contextlib
+import csv
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aimo2 import cli, engine
+from aimo2.answers import Judge
+from aimo2.config import EngineConfig, SolveConfig
+from aimo2.deadline import Deadline
+from aimo2.errors import ModelUnavailable, ServerError
+from aimo2.llm.fake import Delay, ScriptedModel
+from aimo2.sandbox.fake import FakeSandbox
+from aimo2.serving.catalogue import DEFAULT_MODEL
+from aimo2.solver import Tools
+from aimo2.types import Trace
+from tests.scripted import execute, model
+
+
+class Run:
+    """Runs `aimo2` in this process on a scripted engine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+        self.configs: list[tuple[EngineConfig, SolveConfig]] = []
+        self.out = self.err = ""
+        self.set_up_error: Exception | None = None
+
+    def _ensure_model(self, name: str, console: object) -> Path:
+        if self.set_up_error is not None:
+            raise self.set_up_error
+        return Path("/models") / name
+
+    def __call__(self, *args: str, scripted: ScriptedModel | None = None) -> int:
+        chosen = model("\\boxed{42}") if scripted is None else scripted
+
+        @contextlib.asynccontextmanager
+        async def open_engine(
+            config: EngineConfig,
+            solve_config: SolveConfig,
+            notify: Callable[[str], None],
+            deadline: Deadline,
+        ) -> AsyncGenerator[engine.Engine, None]:
+            self.configs.append((config, solve_config))
+            async with FakeSandbox(execute) as sandbox, Judge() as judge:
+                yield engine.Engine(Tools(chosen, sandbox, judge), lambda: None)
+
+        self._monkeypatch.setattr(engine, "open_engine", open_engine)
+        self._monkeypatch.setattr("aimo2.cli.solve.ensure_model", self._ensure_model)
+        self._monkeypatch.setattr(sys, "argv", ["aimo2", *args])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        self.out, self.err = self._capfd.readouterr()
+        code = ended.value.code
+        return code if isinstance(code, int) else int(code is not None)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield Run(monkeypatch, capfd)
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def problems(tmp_path: Path, *rows: dict[str, object]) -> str:
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_the_answer_stands_alone_on_standard_output(run: Run) -> None:
+    assert run("solve", "What is", "6 times 7?") == 0
+    assert run.out == "42\n"
+    assert "answered 42" in run.err
+
+
+def test_json_has_the_documented_keys(run: Run) -> None:
+    assert run("solve", "--json", "-n", "2", "x") == 0
+    shown = json.loads(run.out)
+    assert list(shown) == [
+        "id", "answer", "votes", "stop_reason", "num_rollouts", "num_sampled_tokens",
+        "num_code_runs", "seconds",
+    ]  # fmt: skip
+    assert (shown["answer"], shown["votes"], shown["stop_reason"]) == (
+        "42",
+        {"42": 2.0},
+        "majority",
+    )
+
+
+def test_a_file_gives_an_object_a_line_with_gold_and_verdict(run: Run, tmp_path: Path) -> None:
+    source = problems(
+        tmp_path,
+        {"id": "a", "problem": "x", "answer": "42"},
+        {"id": "b", "problem": "y", "answer": 7},
+    )
+    assert run("solve", "--file", source, "--json") == 0
+    rows = [json.loads(line) for line in run.out.splitlines()]
+    assert [(row["id"], row["gold"], row["correct"]) for row in rows] == [
+        ("a", "42", True), ("b", "7", False),
+    ]  # fmt: skip
+    assert "1 of 2 with a gold answer are correct" in run.err
+
+
+def test_answers_and_traces_are_written(run: Run, tmp_path: Path) -> None:
+    source = problems(tmp_path, {"id": "a", "problem": "x"}, {"id": "b", "problem": "y"})
+    out, traces = tmp_path / "o.csv", tmp_path / "t.jsonl"
+    assert run("solve", "-f", source, "-o", str(out), "--traces", str(traces), "-n", "3") == 0
+    assert run.out == "a\t42\nb\t42\n"
+    with out.open(newline="") as file:
+        assert list(csv.reader(file)) == [["id", "answer"], ["a", "42"], ["b", "42"]]
+    read = [Trace.model_validate_json(line) for line in traces.read_text().splitlines()]
+    assert [(trace.problem_id, trace.rollout) for trace in read] == [
+        ("a", 0), ("a", 1), ("b", 0), ("b", 1),
+    ]  # fmt: skip
+
+
+def test_an_unanswered_problem_is_an_empty_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
+    source = problems(tmp_path, {"id": "a", "problem": "x"}, {"id": "b", "problem": "y"})
+    scripted = model("No idea.", "No idea.", "\\boxed{5}")
+    assert run("solve", "-f", source, "-n", "2", scripted=scripted) == 1
+    assert run.out == "a\t\nb\t5\n"
+
+
+def test_flags_reach_the_configuration(run: Run) -> None:
+    flags = (
+        "-n 7 --concurrency 3 --openings plain --no-code --max-tokens 50 --timeout 9 --seed 3"
+        " --modulus 1000 --temperature 0.1 --top-p 0.5 --min-p 0.2 --stop never --cell-timeout 2"
+        " --context 2048 --threads 1 --logprobs"
+    )
+    assert run("solve", *flags.split(), "x") == 0
+    ((engine_config, config),) = run.configs
+    assert (config.num_rollouts, config.concurrency, config.openings) == (7, 3, ("plain",))
+    assert (config.rollout.max_code_runs, config.rollout.max_tokens) == (0, 50)
+    assert (config.timeout, config.seed, config.modulus, config.stop) == (9, 3, 1000, "never")
+    sampling = config.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.min_p) == (0.1, 0.5, 0.2)
+    assert sampling.logprobs
+    assert config.kernel.cell_timeout == 2
+    assert (engine_config.context, engine_config.threads) == (2048, 1)
+    assert engine_config.model_path == Path("/models") / DEFAULT_MODEL.name
+
+
+def test_a_server_of_ones_own_needs_no_model_file(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-secret")
+    assert run("solve", "--base-url", "http://x/v1", "--api-key-env", "SOME_KEY", "x") == 0
+    ((engine_config, config),) = run.configs
+    assert engine_config.model_path is None
+    assert engine_config.server is not None
+    assert "sk-secret" not in engine_config.model_dump_json()
+    assert (config.num_rollouts, config.concurrency) == (16, 16)
+    assert "sk-secret" not in run.out + run.err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["solve"], "no problem given"),
+        (["solve", "x", "--file", "y"], "both a problem and --file"),
+        (["solve", "--file", "none.jsonl"], "none.jsonl: No such file"),
+        (["solve", "x", "--timeout", "-1"], "--timeout -1.0: input should be greater than 0"),
+        (["solve", "x", "-n", "0"], "--num-rollouts 0"),
+        (["solve", "x", "--openings", "slow"], "openings"),
+        (["solve", "x", "--modulus", "9", "--answer-type", "expr"], "--modulus needs integer"),
+        (["solve", "x", "--api-key-env", "HOME"], "--api-key-env needs --base-url"),
+        (["solve", "x", "--base-url", "http://x", "--api-key-env", "NO_SUCH"], "NO_SUCH"),
+        (["solve", "x", "-o", "/no/such/folder/o.csv"], "/no/such/folder does not exist"),
+        (["solve", "x", "--answer-type", "word"], "answer-type"),
+        (["solv", "x"], "solv"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(run: Run, args: list[str], said: str) -> None:
+    assert run(*args) == 2
+    assert said in run.err
+    assert "Traceback" not in run.err
+    assert run.out == ""
+
+
+def test_a_bad_line_costs_nothing_that_was_there(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "p.jsonl"
+    source.write_text('{"problem": "x"}\nnot json\n')
+    out = tmp_path / "o.csv"
+    out.write_text("precious")
+    assert run("solve", "-f", str(source), "-o", str(out)) == 2
+    assert "p.jsonl line 2" in run.err
+    assert out.read_text() == "precious"
+    assert run.configs == []
+
+
+def test_ctrl_c_keeps_what_was_finished(run: Run, tmp_path: Path) -> None:
+    source = problems(tmp_path, {"id": "a", "problem": "x"}, {"id": "b", "problem": "y"})
+    out = tmp_path / "o.csv"
+
+    def press() -> Iterator[Any]:
+        yield "\\boxed{7}\n"
+
+    def hang() -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield Delay(3600)
+
+    scripted = model("\\boxed{42}", "\\boxed{42}", press(), hang())
+    assert run("solve", "-f", source, "-o", str(out), scripted=scripted) == 130
+    assert out.read_text() == "id,answer\na,42\nb,7\n"
+    assert "interrupted; 2 problems done, 0 left" in run.err
+
+
+def test_a_full_disk_still_prints_the_answer(run: Run) -> None:
+    assert run("solve", "x", "-o", "/dev/full") == 2
+    assert run.out == "42\n"
+    assert "no room left to write /dev/full" in run.err
+
+
+def test_a_server_that_is_gone_is_told(run: Run) -> None:
+    assert run("solve", "x", scripted=model([ModelUnavailable("cannot reach it")])) == 1
+    assert "cannot reach it" in run.err
+
+
+def test_a_set_up_error_is_one_line(run: Run) -> None:
+    run.set_up_error = ServerError("the engine cannot load it; run `aimo2 models verify`")
+    assert run("solve", "x") == 2
+    assert run.err == "aimo2: the engine cannot load it; run `aimo2 models verify`\n"
+
+
+def test_show_streams_the_first_rollout(run: Run) -> None:
+    code = "I compute.\n```python\nprint(42)\n```\n"
+    assert (
+        run("solve", "--show", "--openings", "plain", "x", scripted=model(code, "\\boxed{42}")) == 0
+    )
+    assert run.out == "42\n"
+    assert "I compute.\n```python\nprint(42)\n```\n```output\n42\n```\n\\boxed{42}" in run.err
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version") == 0
+    assert run.out.startswith("aimo2 0.")
+    assert run("solve", "--help") == 0
+    assert "--timeout" in run.out

@@ -1,0 +1,361 @@
+"""Kernels stop what must be stopped, keep what can be kept, and say what was lost."""
+
+import asyncio
+import os
+import signal
+
+import psutil
+import pytest
+
+from aimo2.config import KernelConfig
+from aimo2.deadline import NEVER, Deadline
+from aimo2.errors import SandboxError
+from aimo2.sandbox import Kernel, Sandbox
+from aimo2.sandbox.forkserver import ForkSandbox
+from aimo2.sandbox.kernel import ForkKernel
+from tests.sandbox.conftest import Lab, run
+
+STUBBORN = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("before")
+while True: pass
+"""
+
+
+def test_a_timed_out_cell_is_interrupted_and_keeps_its_state(lab: Lab) -> None:
+    code = "n = 1\nprint('part')\nwhile True:\n    n += 1"
+    cut, after = lab.cells(code, "n > 1", timeout=0.3)
+    assert (cut.error, cut.output, cut.state_lost) == ("timeout", "part\n", False)
+    assert cut.traceback.endswith("TimeoutError: the cell ran out of time")
+    assert '"<cell 1>"' in cut.traceback
+    assert after.output == "True\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True:\n    try:\n        while True: pass\n    except BaseException: n = 'caught'; break",
+        "import time\ntry:\n    time.sleep(60)\nexcept:\n    time.sleep(60)",
+        "import asyncio\nawait asyncio.sleep(60)",
+    ],
+    ids=["caught once", "caught and on", "await"],
+)
+def test_an_interrupt_ends_most_cells_within_the_grace(lab: Lab, code: str) -> None:
+    cut, after = lab.cells("a = 5\n" + code, "a", timeout=0.2)
+    assert not cut.state_lost
+    assert after.output == "5\n"
+
+
+def test_a_cell_that_ignores_the_interrupt_is_killed_and_says_so(lab: Lab) -> None:
+    killed, after = lab.cells("a = 1\n" + STUBBORN, "'a' in globals()", timeout=0.2)
+    assert (killed.error, killed.output, killed.state_lost) == ("timeout", "before\n", True)
+    assert killed.traceback.endswith("had to be killed; all variables are gone")
+    assert after.output == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        ("import os\nprint('a')\nos._exit(3)", "died", "exit code 3"),
+        ("import ctypes\nprint('a')\nctypes.string_at(0)", "died", "SIGSEGV"),
+        ("import signal\nprint('a')\nsignal.alarm(1)\nwhile True: pass", "died", "SIGALRM"),
+    ],
+)
+def test_a_death_is_explained_and_recovered(lab: Lab, code: str, kind: str, words: str) -> None:
+    died, after = lab.cells(code, "1 + 1")
+    assert (died.error, died.output, died.state_lost) == (kind, "a\n", True)
+    assert words in died.traceback
+    assert (after.output, after.error) == ("2\n", None)
+
+
+def test_killed_by_the_system_counts_as_memory(lab: Lab) -> None:
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        task = asyncio.create_task(run(kernel, "print('x')\nwhile True: pass"))
+        while not kernel._link.read_output()[0]:
+            await asyncio.sleep(0.01)
+        os.kill(kernel.pid or 0, signal.SIGKILL)
+        result = await task
+        assert (result.error, result.output, result.state_lost) == ("memory", "x\n", True)
+        await kernel.close()
+
+    lab.do(main())
+
+
+def test_a_checkpoint_undoes_the_cell_that_killed_its_interpreter(keeper: Lab) -> None:
+    codes = ["a = [1]", "a.append(2)\nimport os\nos._exit(0)", "a", "a.append(3)", STUBBORN, "a"]
+    results = keeper.cells(*codes, timeout=1)
+    assert [result.state_lost for result in results] == [False] * 6
+    assert results[1].traceback.endswith("variables are as they were before this cell")
+    assert [results[2].output, results[5].output] == ["[1]\n", "[1, 3]\n"]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after the checkpoint was made"])
+def test_a_death_between_cells_is_never_silent(keeper: Lab, waits: bool) -> None:
+    async def main() -> None:
+        kernel = await keeper.sandbox.create()
+        await run(kernel, "a = 1")
+        if waits:
+            assert kernel._renewal is not None
+            await kernel._renewal
+        os.kill(kernel.pid or 0, signal.SIGKILL)
+        result = await run(kernel, "a")
+        if waits:
+            assert result.output == "1\n"
+        else:
+            # Whether the cell was sent before the death was seen is a matter of luck.
+            assert result.error in ("died", "memory")
+            assert result.output == ""
+        await kernel.close()
+
+    keeper.do(main())
+
+
+def test_without_checkpoints_a_death_between_cells_is_told_once(lab: Lab) -> None:
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        await run(kernel, "a = 1")
+        os.kill(kernel.pid or 0, signal.SIGKILL)
+        lost = await run(kernel, "print('not run')")
+        assert (lost.error, lost.output, lost.state_lost) == ("died", "", True)
+        assert "this cell was not run" in lost.traceback
+        assert (await run(kernel, "'a' in globals()")).output == "False\n"
+        await kernel.close()
+
+    lab.do(main())
+
+
+@pytest.mark.parametrize("name", ["lab", "keeper"])
+def test_forks_share_the_past_and_nothing_after(name: str, request: pytest.FixtureRequest) -> None:
+    lab: Lab = request.getfixturevalue(name)
+    before = """
+import random, numpy as np
+values = list(range(3)); array = np.zeros(1_000_000)
+def count():
+    n = 0
+    while True:
+        yield n
+        n += 1
+counter = count(); next(counter); next(counter)
+open("file", "w").write("old");
+"""
+
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        assert (await run(kernel, before)).error is None
+        child = await kernel.fork()
+        await run(kernel, "values.append('a'); array[0] = 1; next(counter); next(counter)")
+        await run(kernel, "open('file', 'w').write('new');")
+        state = "values, array[0].item(), next(counter), open('file').read()"
+        assert (await run(child, state)).output == "([0, 1, 2], 0.0, 2, 'old')\n"
+        assert (await run(kernel, state)).output == "([0, 1, 2, 'a'], 1.0, 4, 'new')\n"
+        grandchild = await child.fork()
+        await child.close()
+        assert (await run(grandchild, "values")).output == "[0, 1, 2]\n"
+        assert (await run(grandchild, "import os; os._exit(1)")).error == "died"
+        assert (await run(kernel, "len(values)")).output == "4\n"
+        for each in (kernel, grandchild):
+            await each.close()
+
+    lab.do(main())
+
+
+def test_random_states_are_kept_or_reseeded(keeper: Lab) -> None:
+    draw = "import random, numpy\n[random.random(), numpy.random.rand()]"
+
+    async def main() -> None:
+        kernel = await keeper.sandbox.create()
+        await run(kernel, draw)
+        same, other, again, large = [await kernel.fork(reseed=s) for s in (None, 7, 7, 2**70)]
+        outputs = [(await run(each, draw)).output for each in (kernel, same, other, again, large)]
+        assert outputs[0] == outputs[1]
+        assert outputs[2] == outputs[3]
+        assert len(set(outputs)) == 3
+        fresh = await keeper.sandbox.create()
+        assert (await run(fresh, draw)).output not in outputs
+        for each in (kernel, same, other, again, large, fresh):
+            await each.close()
+
+    keeper.do(main())
+
+
+def test_a_seeded_sandbox_repeats_itself() -> None:
+    async def draw() -> str:
+        async with ForkSandbox(seed=5, preload=(), layers=()) as sandbox:
+            return (await run(await sandbox.create(), "import random\nrandom.random()")).output
+
+    assert asyncio.run(draw()) == asyncio.run(draw())
+
+
+def test_cells_of_one_kernel_run_in_the_order_asked(lab: Lab) -> None:
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        await run(kernel, "seen = []")
+        await asyncio.gather(*(run(kernel, f"seen.append({i})") for i in range(9)))
+        assert (await run(kernel, "seen")).output == f"{list(range(9))}\n"
+        await kernel.close()
+
+    lab.do(main())
+
+
+def test_no_more_cells_run_at_once_than_allowed_and_waiting_is_not_counted() -> None:
+    async def main() -> None:
+        async with ForkSandbox(concurrency=1, preload=(), checkpoints=False) as sandbox:
+            kernels = [await sandbox.create() for _ in range(3)]
+            code = "import time\na = time.monotonic(); time.sleep(0.2); a, time.monotonic()"
+            results = await asyncio.gather(*(run(kernel, code, 0.4) for kernel in kernels))
+            assert [result.error for result in results] == [None] * 3
+            spans = [eval(result.output) for result in results]
+            assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+
+    asyncio.run(main())
+
+
+def test_the_deadline_bounds_the_cell_and_the_wait(lab: Lab) -> None:
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        late = await kernel.run("while True: pass", timeout=60, deadline=Deadline.after(0.2))
+        assert (late.error, late.state_lost) == ("timeout", False)
+        busy = asyncio.create_task(run(kernel, "import time; time.sleep(0.5)"))
+        await asyncio.sleep(0)
+        late = await kernel.run("n = 1", timeout=60, deadline=Deadline.after(0.1))
+        assert (late.error, late.traceback) == (
+            "timeout",
+            "TimeoutError: no time was left to start the cell",
+        )
+        assert (await busy).error is None
+        late = await kernel.run("n = 1", timeout=60, deadline=Deadline.after(0))
+        assert late.error == "timeout"
+        assert (await run(kernel, "'n' in globals()")).output == "False\n"
+        await kernel.close()
+
+    lab.do(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [("a = 1\nwhile True: pass", "1\n"), ("a = 1\n" + STUBBORN, "")],
+    ids=["interrupted", "killed"],
+)
+def test_cancelling_a_run_stops_its_cell(lab: Lab, code: str, state: str) -> None:
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        task = asyncio.create_task(run(kernel, code))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        after = await run(kernel, "a")
+        assert after.output == state
+        assert after.state_lost is (state == "")
+        await kernel.close()
+
+    lab.do(main())
+
+
+def test_output_is_bounded_and_counted(lab: Lab) -> None:
+    (result,) = lab.cells("print('start'); print('x' * 50_000); print('end')")
+    assert result.error is None
+    assert len(result.output.encode()) <= 4096
+    assert result.output.startswith("start\n")
+    assert result.output.endswith("end\n")
+    assert f"[... {result.bytes_dropped} bytes dropped ...]" in result.output
+    assert result.bytes_dropped == 50_000 + 11 - (4096 - 64)
+    assert result.output.count("x") == 4096 - 64 - 10
+
+
+def test_a_cell_too_long_to_send_is_refused(lab: Lab) -> None:
+    results = lab.cells("#" * 300_000, "#" * 200_000 + "\n5")
+    assert (results[0].error, results[1].output) == ("syntax", "5\n")
+    assert "may have 262,144 characters, not 300,000" in results[0].traceback
+
+
+def test_closing_is_final_and_idempotent(lab: Lab) -> None:
+    async def main() -> None:
+        kernel: Kernel = await lab.sandbox.create()
+        running = asyncio.create_task(kernel.run("while 1: pass", timeout=60, deadline=NEVER))
+        await asyncio.sleep(0.05)
+        await kernel.close()
+        await kernel.close()
+        with pytest.raises(SandboxError, match="closed"):
+            await running
+        for use in (kernel.fork(), kernel.run("1", timeout=1, deadline=NEVER)):
+            with pytest.raises(SandboxError, match="closed"):
+                await use
+
+    lab.do(main())
+
+
+def test_an_idle_kernel_that_computes_is_stopped_and_goes_on_when_asked(lab: Lab) -> None:
+    code = """
+import threading
+def spin():
+    while True: pass
+threading.Thread(target=spin, daemon=True).start()
+"""
+
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        assert (await run(kernel, code)).error is None
+        process = psutil.Process(kernel.pid)
+        while process.status() != psutil.STATUS_STOPPED:
+            await asyncio.sleep(0.05)
+        assert (await run(kernel, "6 * 7")).output == "42\n"
+        await kernel.close()
+
+    lab.do(main())
+
+
+def test_zygotes_that_die_are_replaced_and_their_kernels_say_so() -> None:
+    async def main() -> None:
+        async with ForkSandbox(preload=(), zygotes=2) as sandbox:
+            kernels = [await sandbox.create() for _ in range(4)]
+            for kernel in kernels:
+                await run(kernel, "a = 1")
+            os.kill(sandbox._zygotes[0].pid, signal.SIGKILL)
+            while not sandbox._zygotes[0].lost:
+                await asyncio.sleep(0.01)
+            results = [await run(kernel, "a") for kernel in kernels]
+            assert sorted(result.state_lost for result in results) == [False, False, True, True]
+            assert all(result.output == "1\n" for result in results if not result.state_lost)
+            again = [(await run(kernel, "2")).output for kernel in kernels]
+            assert again == ["2\n"] * 4
+
+    asyncio.run(main())
+
+
+def test_leaving_the_sandbox_leaves_nothing_behind() -> None:
+    me = psutil.Process()
+
+    async def main() -> None:
+        async with ForkSandbox(preload=()) as sandbox:
+            kernels = [await sandbox.create() for _ in range(3)]
+            kernels.append(await kernels[0].fork())
+            tasks = [asyncio.create_task(run(kernel, "while 1: pass")) for kernel in kernels[:2]]
+            await asyncio.sleep(0.1)
+            family = psutil.Process(sandbox._zygotes[0].pid).children(recursive=True)
+            assert len(family) >= 4
+        for task in tasks:
+            with pytest.raises(SandboxError):
+                await task
+        assert not any(process.is_running() for process in family)
+        with pytest.raises(SandboxError, match="not open"):
+            await sandbox.create()
+
+    before = me.num_fds()
+    asyncio.run(main())
+    assert me.num_fds() == before
+
+
+def test_misuse_is_named() -> None:
+    with pytest.raises(ValueError, match="zygotes=0"):
+        ForkSandbox(zygotes=0)
+    with pytest.raises(ValueError, match="armour"):
+        ForkSandbox(layers=["armour"])
+
+
+def test_it_is_a_sandbox() -> None:
+    sandbox: Sandbox = ForkSandbox(KernelConfig())
+    assert isinstance(sandbox, ForkSandbox)
+    assert ForkKernel.run.__doc__
