@@ -56,7 +56,7 @@ class SolveConfig(_Config):
     num_rollouts: Annotated[int, Field(ge=1)] = 4
     concurrency: Annotated[int, Field(ge=1)] = 1
     """Rollouts that stream at the same time."""
-    openings: tuple[Opening, ...] = ("code", "plain")
+    openings: tuple[Opening, ...] = ("code", "code", "code", "plain")
     """Taken in turn: rollout i has opening i modulo their number."""
     stop: Literal["majority", "never"] = "majority"
     """When a question is decided before every rollout has ended."""
@@ -105,3 +105,5 @@ class EngineConfig(_Config):
     context: Annotated[int, Field(ge=256)] = 4096
     """Tokens a slot of our own server, prompt and reply together."""
     threads: Annotated[int, Field(ge=1)] | None = None
+    sandbox: Literal["auto", "strict"] = "auto"
+    """`strict` refuses to run where network or files cannot be closed off from the code."""

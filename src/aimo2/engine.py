@@ -40,7 +40,9 @@ class Sizes:
 def sizes(config: EngineConfig, num_rollouts: int | None) -> Sizes:
     """The defaults of the engine, where the user asked for nothing else."""
     served = config.server is not None
-    wanted = num_rollouts or (SERVED_ROLLOUTS if served else LOCAL_ROLLOUTS)
+    wanted = num_rollouts
+    if wanted is None:
+        wanted = SERVED_ROLLOUTS if served else LOCAL_ROLLOUTS
     fitting = wanted if served else max(1, usable_cores() // _CORES_A_STREAM)
     return Sizes(wanted, min(wanted, config.concurrency or fitting))
 
@@ -67,11 +69,13 @@ async def open_engine(
     """
     async with AsyncExitStack() as stack:
         # Entered first: the kernels' parent imports sympy while the server reads the model.
-        sandbox = await stack.enter_async_context(ForkSandbox(solve.kernel))
+        sandbox = await stack.enter_async_context(ForkSandbox(solve.kernel, level=config.sandbox))
         judge = await stack.enter_async_context(Judge())
         try:
             async with asyncio.timeout_at(deadline.when()):
                 model, failure = await _open_model(config, solve, stack, notify, deadline)
+                if (warning := (await sandbox.report()).warning) and solve.rollout.max_code_runs:
+                    notify(f"sandbox: {warning}")
         except (TimeoutError, DeadlinePassed) as error:
             raise SetupError(
                 f"the engine was not ready within --timeout {solve.timeout:g}; give it more time"

@@ -126,7 +126,7 @@ def test_answers_and_traces_are_written(run: Run, tmp_path: Path) -> None:
 def test_an_unanswered_problem_is_an_empty_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
     source = problems(tmp_path, {"id": "a", "problem": "x"}, {"id": "b", "problem": "y"})
     scripted = model("No idea.", "No idea.", "\\boxed{5}")
-    assert run("solve", "-f", source, "-n", "2", scripted=scripted) == 1
+    assert run("solve", "-f", source, "-n", "2", "--openings", "plain", scripted=scripted) == 1
     assert run.out == "a\t\nb\t5\n"
 
 
@@ -169,8 +169,8 @@ def test_a_server_of_ones_own_needs_no_model_file(
         (["solve", "x", "--file", "y"], "both a problem and --file"),
         (["solve", "--file", "none.jsonl"], "none.jsonl: No such file"),
         (["solve", "x", "--timeout", "-1"], "--timeout -1.0: input should be greater than 0"),
-        (["solve", "x", "-n", "0"], "--num-rollouts 0"),
-        (["solve", "x", "--openings", "slow"], "openings"),
+        (["solve", "x", "-n", "0"], "--rollouts 0"),
+        (["solve", "x", "--openings", "slow"], "--openings slow: input should be"),
         (["solve", "x", "--modulus", "9", "--answer-type", "expr"], "--modulus needs integer"),
         (["solve", "x", "--api-key-env", "HOME"], "--api-key-env needs --base-url"),
         (["solve", "x", "--base-url", "http://x", "--api-key-env", "NO_SUCH"], "NO_SUCH"),
@@ -202,14 +202,15 @@ def test_ctrl_c_keeps_what_was_finished(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "o.csv"
 
     def press() -> Iterator[Any]:
-        yield "\\boxed{7}\n"
+        yield "So \\boxed{7}\n"
 
     def hang() -> Iterator[Any]:
         os.kill(os.getpid(), signal.SIGINT)
         yield Delay(3600)
 
     scripted = model("\\boxed{42}", "\\boxed{42}", press(), hang())
-    assert run("solve", "-f", source, "-o", str(out), scripted=scripted) == 130
+    flags = ("--openings", "plain", "-o", str(out))
+    assert run("solve", "-f", source, *flags, scripted=scripted) == 130
     assert out.read_text() == "id,answer\na,42\nb,7\n"
     assert "interrupted; 2 problems done, 0 left" in run.err
 

@@ -377,7 +377,7 @@ def test_a_prompt_that_fills_the_context_is_a_full_context(flavour: Any) -> None
 
 def test_a_server_that_is_still_loading_is_waited_for() -> None:
     async def main() -> None:
-        knobs = Knobs(busy={"/v1/models": 5})
+        knobs = Knobs(busy={"/v1/models": 5, "/v1/completions": 2})
         async with FakeServer(knobs) as server, OpenAIModel(server.url, limits=QUICK) as model:
             assert (await model.connect(NEVER)).mode == "raw"
 

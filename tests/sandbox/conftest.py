@@ -44,6 +44,12 @@ async def run(kernel: ForkKernel, code: str, timeout: float = 20) -> CellResult:
     return await kernel.run(code, timeout=timeout, deadline=NEVER)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.01)
+
+
 def _lab(**options: Any) -> Iterator[Lab]:
     with asyncio.Runner() as runner:
         sandbox = ForkSandbox(KernelConfig(memory_mib=512, output_bytes=4096), **options)

@@ -10,8 +10,9 @@ from fractions import Fraction
 from aimo2.answers import exact
 from aimo2.answers.comparing import compare
 from aimo2.answers.forms import Named, Number, written
+from aimo2.answers.grammar import Node, parse
 from aimo2.answers.latex import Unreadable, tokens
-from aimo2.answers.reading import algebra, is_opaque, read, split, unwrapped, without_unit
+from aimo2.answers.reading import algebra, is_opaque, option, read, split, unwrapped, without_unit
 from aimo2.config import AnswerType
 
 MAX_DIGITS = 1_000
@@ -71,7 +72,10 @@ def _expression(raw: str) -> Canonical:
     form = read(raw)
     if isinstance(form, Named) and isinstance(form.body, Number):
         form = form.body
-    return Canonical(written(form))
+    value = written(form)
+    if written(read(value)) != value:  # Broken notation, which each reading takes differently.
+        raise Unreadable("not clear")
+    return Canonical(value)
 
 
 def _integer(raw: str, modulus: int | None) -> Canonical:
@@ -80,7 +84,7 @@ def _integer(raw: str, modulus: int | None) -> Canonical:
         return Canonical(None, "empty")
     if len([part for part in split(found, (",", ";")) if part]) > 1:
         return Canonical(None, f"more than one value: {shown(raw)}")
-    body = _right_side(found)
+    body = _right_side(option(found)[1] or found)
     try:
         return _settled(_node(body), raw, modulus)
     except exact.TooLarge:
@@ -105,9 +109,9 @@ def _has_digit(body: list[str]) -> bool:
     return any(token[-1].isdigit() for token in body)
 
 
-def _node(body: list[str]) -> exact.Node:
+def _node(body: list[str]) -> Node:
     based = _in_base(body)
-    return exact.parse(body) if based is None else Fraction(based)
+    return parse(body) if based is None else Fraction(based)
 
 
 def _in_base(body: list[str]) -> int | None:
@@ -120,7 +124,7 @@ def _in_base(body: list[str]) -> int | None:
         return None
 
 
-def _settled(node: exact.Node, raw: str, modulus: int | None) -> Canonical:
+def _settled(node: Node, raw: str, modulus: int | None) -> Canonical:
     try:
         value = exact.value(node)
     except exact.TooLarge:

@@ -10,6 +10,7 @@ sent their verdicts, so that the same rules serve with and without a worker. Con
 - `(C) 12` equals both its letter and its value; two such answers must agree in both.
 """
 
+import math
 import re
 from collections.abc import Generator, Sequence
 
@@ -20,6 +21,9 @@ Asking = Generator[tuple[str, str], bool, bool]
 
 _UNREADABLE = re.compile(r"\d_\{|\\text\{|\\dots")
 _IN_BASE = re.compile(r"(\d+)_\{\d+\}")
+_NEAR = 1e-9
+"""Relative; floats of short expressions are good to about 1e-13."""
+_INFINITIES = ("\\infty", "-\\infty")
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
 
 
@@ -68,10 +72,14 @@ def _hopeless(a: Form, b: Form) -> bool:
         return isinstance(b, Words) or len(a.text) > 3
     if isinstance(a, Leaf) and (a.opaque or _UNREADABLE.search(a.latex)):
         return True
+    if isinstance(a, Leaf) and a.latex in _INFINITIES:
+        return True
     near, other = _about(a), _about(b)
     if near is None or other is None:
         return False
-    return abs(near - other) > 1e-6 * max(abs(near), abs(other))
+    if math.isinf(near) or math.isinf(other):
+        return near != other
+    return abs(near - other) > _NEAR * max(abs(near), abs(other))
 
 
 def _about(form: Form) -> float | None:
@@ -102,7 +110,8 @@ def _compare_named(a: Form, b: Form) -> Asking:
 
 
 def _is_plain(form: Form) -> bool:
-    return isinstance(form, Number) or (isinstance(form, Leaf) and not form.opaque)
+    letter = isinstance(form, Words) and len(form.text) == 1
+    return letter or isinstance(form, Number) or (isinstance(form, Leaf) and not form.opaque)
 
 
 def _compare_several(a: Form, b: Form) -> Asking:

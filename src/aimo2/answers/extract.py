@@ -142,7 +142,8 @@ def _boxes(text: str) -> list[tuple[int, int]]:
                 position = brace.end()
                 open_braces.append(position)
             elif unbraced := _UNBRACED.match(text, position):
-                found.append(unbraced.span(1))
+                end = position + len(unbraced[0].rstrip(".,;:)"))
+                found.append((min(unbraced.start(1), end), end))
         elif token == "{":
             open_braces.append(None)
         elif token == "}" and open_braces:

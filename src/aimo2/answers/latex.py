@@ -145,6 +145,7 @@ _CLEANING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<!\\)\\(?:[,;:!> ]|q?quad\b|thinspace\b|enspace\b|thickspace\b)|~", " "),
         (r"\\(?:hspace|vspace|textcolor|color|label|tag)\*?\s*\{[^{}]*\}", " "),
         (r"\\(?:left|right)\s*\.", " "),
+        (r"_\s*\{\s*(?:\\text\s*\{)?\s*base[ ~]*\}?\s*(?=\d+\s*\})", "_{"),
         (
             rf"(?:{_TEXT_COMMANDS}|{_MATH_FONTS})\s*\{{([^{{}}A-Za-z]*|[^{{}}]*\d[^{{}}]*)\}}",
             r" \1 ",
@@ -167,6 +168,7 @@ _WRAPPINGS: tuple[tuple[str, str], ...] = (
     ("'", "'"),
     ("“", "”"),
 )
+_END = re.compile(r"(?:\\[,;:!]?|[\s,;~])+$")
 _BOLD_START = re.compile(r"(\*\*|__|\*|`)(?=\S)(.+?)(?<=\S)\1")
 
 _TOKEN = re.compile(
@@ -202,7 +204,7 @@ def _unwrap(text: str) -> str:
     """Without outer Markdown or mathematics delimiters and without a closing full stop."""
     while True:
         before = text
-        text = text.strip().removesuffix("\\\\").rstrip(" \t\n,;")
+        text = _END.sub("", text.strip())
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         for left, right in _WRAPPINGS:
@@ -227,6 +229,7 @@ def _ascii(text: str) -> str:
     return "".join(map(_ascii_digit, text))
 
 
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _VULGAR = frozenset("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒")
 
 
@@ -236,12 +239,14 @@ def _vulgar_fraction(char: str) -> str:
 
 
 def _ascii_digit(char: str) -> str:
-    """Any script's decimal digit as an ASCII one; nothing for invisible format characters."""
+    """Any script's decimal digit as an ASCII one; nothing for characters of no width."""
     if char.isascii():
         return char
     if char.isdecimal():
         return str(unicodedata.decimal(char))
-    return "" if unicodedata.category(char) in ("Cf", "Mn", "Cc") else char
+    if unicodedata.category(char) in ("Cs", "Co"):
+        return "\ufffd"  # Half a character could not be stored or sent; a private one is ours.
+    return "" if char in _INVISIBLE else char
 
 
 def tokens(raw: str) -> list[str]:
@@ -288,12 +293,15 @@ def _text_token(content: str) -> str:
 
 
 def _check_depth(found: Sequence[str]) -> None:
-    depth = deepest = 0
+    depth = 0
     for token in found:
         depth += (token in OPENERS) - (token in CLOSERS)
-        deepest = max(deepest, abs(depth))
-    if deepest > MAX_DEPTH:
-        raise Unreadable(f"nested more than {MAX_DEPTH} deep")
+        if depth > MAX_DEPTH:
+            raise Unreadable(f"nested more than {MAX_DEPTH} deep")
+        if depth < 0:
+            break
+    if depth:
+        raise Unreadable("a bracket is not closed or not opened")
 
 
 def close_of(found: Sequence[str], start: int) -> int:
@@ -301,7 +309,7 @@ def close_of(found: Sequence[str], start: int) -> int:
 
     Raises `Unreadable` where it does not.
     """
-    braces = found[start] == "{"
+    braces = list(found[start : start + 1]) == ["{"]
     depth = 0
     for index in range(start, len(found)):
         token = found[index]

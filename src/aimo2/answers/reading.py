@@ -8,6 +8,7 @@ r"""Read an answer as a value. Knows notation and its habits; asks no algebra. C
 - `1 \pm \sqrt{2}` is a list of two.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -15,9 +16,14 @@ from itertools import pairwise
 
 from aimo2.answers import exact
 from aimo2.answers.forms import Choice, Form, Leaf, Named, Number, Several, Words
+from aimo2.answers.grammar import number, parse
 from aimo2.answers.latex import CLOSERS, OPENERS, Unreadable, clean, close_of, joined, tokens
 
 _MAX_ITEMS = 64
+_MAX_TOKENS = 250
+_MAX_BARS = 6
+_LONGEST_PRODUCT = 3
+"""Letters in a row that may be a product: `abc`."""
 _MAX_BITS = 3_320
 """Of a fraction that is kept as a number: about a thousand digits."""
 _RELATIONS = frozenset({"<", ">", "\\leq", "\\geq", "=", "\\neq", "\\approx", "\\equiv"})
@@ -27,7 +33,10 @@ _UNIT_NAMES = (
 )
 _UNITS = frozenset(_UNIT_NAMES.split())
 _ORDINALS = ("st", "nd", "rd", "th", *(f"\\text{{{end}}}" for end in ("st", "nd", "rd", "th")))
-_OTHER_WORDS = "then when else with where over times plus minus unless maybe"
+_OTHER_WORDS = (
+    "then when else with where over times plus minus unless maybe or and not if to than more less"
+    " least most about mod remainder"
+)
 _NOT_UNITS = frozenset(_OTHER_WORDS.split())
 _LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?[.:]?")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+")
@@ -46,16 +55,19 @@ def _form(found: Sequence[str]) -> Form:
     found = unwrapped(found)
     if not found:
         raise Unreadable("empty")
-    option = _choice(found)
-    if option is not None:
-        return option
+    letter, rest = option(found)
+    if letter:
+        return Choice(letter, _form(rest)) if rest else Words(letter)
     if found == ["\\emptyset"] or found == ["\\{", "\\}"]:
         return Several("{}", ())
     for kind, separators in (("", (",", ";")), ("cup", ("\\cup",))):
         parts = [part for part in split(found, separators) if part]
         if len(parts) > 1:
             return _several(kind, parts)
-    return _single(parts[0] if parts else found)
+        if not parts:
+            raise Unreadable("empty")
+        found = parts[0]
+    return _single(found)
 
 
 def unwrapped(found: Sequence[str]) -> list[str]:
@@ -86,16 +98,14 @@ def split(found: Sequence[str], separators: Sequence[str]) -> list[list[str]]:
     return parts
 
 
-def _choice(found: Sequence[str]) -> Form | None:
-    letter, rest = "", found[1:]
+def option(found: Sequence[str]) -> tuple[str, list[str]]:
+    r"""The letter of a multiple-choice option and the tokens behind it: `(C) 12`, `\text{C}`."""
     if found[0].startswith("\\text{"):
         match = _LETTER.fullmatch(found[0][6:-1])
-        letter = match[1] if match else ""
-    elif len(found) > 3 and found[0] == "(" and found[2] == ")" and found[1] in "ABCDE":
-        letter, rest = found[1], found[3:]
-    if not letter:
-        return None
-    return Choice(letter, _form(rest)) if rest else Words(letter)
+        return (match[1], list(found[1:])) if match else ("", list(found))
+    if len(found) > 3 and found[0] == "(" and found[2] == ")" and found[1] in "ABCDE":
+        return found[1], list(found[3:])
+    return "", list(found)
 
 
 def _several(kind: str, parts: Sequence[Sequence[str]]) -> Several:
@@ -133,16 +143,28 @@ def _single(found: list[str]) -> Form:
     interval = _interval(found)
     if interval is not None:
         return interval
+    exactly, *roughly = split(found, ("\\approx",))
+    if roughly and exactly:  # What stands before the sign is the answer: x = \\pi \\approx 3.14.
+        return _form(roughly[-1] if _is_name(exactly) else exactly)
     sides = split(found, ("=",))
     if len(sides) > 1 and _is_name(sides[0]) and sides[-1]:
         return Named(joined(sides[0]), _form(sides[-1]))
     if len(sides) == 2 and _is_name(sides[1]) and sides[0]:
         return Named(joined(sides[1]), _form(sides[0]))
+    if len(sides) > 1 and all(sides):
+        return _equation(found, sides)
     if found[0] in ("(", "[", "\\{") and close_of(found, 0) == len(found) - 1:
         return _bracketed(found)
     if found[0] == "\\begin":
         return _matrix(found)
     return _value(found)
+
+
+def _equation(found: list[str], sides: Sequence[list[str]]) -> Form:
+    """`9 + 8 + 6 = 23` is 23; any other equation is compared as one."""
+    values = [_value(side) for side in sides]
+    same = all(isinstance(value, Number) and value == values[0] for value in values)
+    return values[0] if same else _value(found)
 
 
 def _is_name(found: Sequence[str]) -> bool:
@@ -227,13 +249,15 @@ def _value(found: Sequence[str]) -> Form:
         return _both_signs(body)
     sign = "\\%" if percent else ""
     try:
-        node = exact.parse(body)
-        number = exact.value(node)
+        node = parse(body)
+        quantity = exact.value(node)
     except Unreadable:
         return Leaf(algebra(body) + sign, opaque=is_opaque(body))
-    except (exact.Irrational, exact.TooLarge):
+    except exact.TooLarge:
+        return Leaf(algebra(body) + sign, math.inf, is_opaque(body))
+    except exact.Irrational:
         return Leaf(algebra(body) + sign, exact.approximate(node), is_opaque(body))
-    return Number(number, percent) if _writable(number) else Leaf(algebra(body) + sign)
+    return Number(quantity, percent) if _writable(quantity) else Leaf(algebra(body) + sign)
 
 
 def _both_signs(body: Sequence[str]) -> Form:
@@ -243,8 +267,8 @@ def _both_signs(body: Sequence[str]) -> Form:
     return Several("", items)
 
 
-def _writable(number: Fraction) -> bool:
-    return max(number.numerator.bit_length(), number.denominator.bit_length()) < _MAX_BITS
+def _writable(quantity: Fraction) -> bool:
+    return max(quantity.numerator.bit_length(), quantity.denominator.bit_length()) < _MAX_BITS
 
 
 def _words(found: Sequence[str]) -> str:
@@ -288,7 +312,8 @@ def _unit(body: Sequence[str]) -> str:
         return ""
     last = body[-1]
     if last.startswith("\\text{"):
-        return last[6:-1].casefold().strip(" .") or "unit"
+        name = last[6:-1].casefold().strip(" .")
+        return "" if _NOT_UNITS.intersection(name.split()) else name or "unit"
     known = last.lower() in _UNITS or (len(last) > 3 and last.lower() not in _NOT_UNITS)
     behind_value = body[-2][-1].isdigit() or body[-2] in CLOSERS or len(body[-2]) > 3
     return last.casefold() if last.isalpha() and known and behind_value else ""
@@ -314,21 +339,28 @@ def _exact_text(token: str) -> str:
     if token.isdigit():
         return token
     try:
-        number = exact.value(exact.number(token))
+        quantity = exact.value(number(token))
     except (Unreadable, exact.TooLarge):
         return token
-    over, under = number.numerator, number.denominator
+    over, under = quantity.numerator, quantity.denominator
     return str(over) if under == 1 else f"\\frac{{{over}}}{{{under}}}"
 
 
 def is_opaque(body: Sequence[str]) -> bool:
     """Whether readers of this would disagree, so that no reader is asked.
 
-    `1/2x` and `1/2(3)`; `x2`; two numbers, or a number and a fraction, side by side; primes.
+    `1/2x` and `1/2(3)`; `x2`; two numbers, or a number and a fraction, side by side; primes;
+    words; bars within bars; and what is too long to be an answer.
     """
+    if len(body) > _MAX_TOKENS or body.count("|") > _MAX_BARS:
+        return True
+    if any(token.isalpha() and len(token) > _LONGEST_PRODUCT for token in body):
+        return True
     for left, right in pairwise(body):
         beside = _is_numeric(right) or right == "\\frac"
         if beside and (_is_numeric(left) or (left.isalpha() and _is_numeric(right))):
+            return True
+        if right == "{" and (_is_numeric(left) or left.isalpha() or left == ")"):
             return True
         if "'" in (left, right) or "\\prime" in (left, right):
             return True

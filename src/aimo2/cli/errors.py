@@ -11,6 +11,9 @@ EXIT_UNANSWERED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+_FLAGS = {"num_rollouts": "--rollouts"}
+"""Fields whose flag has another name."""
+
 
 def stderr_console() -> Console:
     """Where everything goes that is not a result."""
@@ -26,8 +29,9 @@ def fail(message: str) -> int:
 def spoken_validation(error: ValidationError) -> str:
     """The first thing wrong with a configuration, as one line that names the flag."""
     first = error.errors()[0]
-    flag = "--" + str(first["loc"][-1] if first["loc"] else "?").replace("_", "-")
-    return f"{flag} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    name = next((part for part in reversed(first["loc"]) if isinstance(part, str)), "?")
+    flag = _FLAGS.get(name, "--" + name.replace("_", "-"))
+    return f"{flag} {first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def silence_stdout() -> None:

@@ -49,6 +49,13 @@ class StopRuleName(StrEnum):
     NEVER = "never"
 
 
+class SandboxLevelName(StrEnum):
+    """What the sandbox must be able to close off."""
+
+    AUTO = "auto"
+    STRICT = "strict"
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """Where results go."""
@@ -108,7 +115,7 @@ def solve(
     ] = None,
     openings: Annotated[
         str, typer.Option(help="How attempts start, in turn: code, plain.")
-    ] = "code,plain",
+    ] = "code,code,code,plain",
     code: Annotated[bool, typer.Option(help="Whether the model may run code.")] = True,
     max_tokens: Annotated[int, typer.Option(help="Sampled tokens an attempt, at most.")] = 1024,
     max_code_runs: Annotated[int, typer.Option(help="Code runs an attempt, at most.")] = 4,
@@ -132,6 +139,10 @@ def solve(
     seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads of the local engine.")] = None,
     context: Annotated[int, typer.Option(help="Tokens of context an attempt has.")] = 4096,
+    sandbox: Annotated[
+        SandboxLevelName,
+        typer.Option(help="strict: refuse to run code where network or files stay open to it."),
+    ] = SandboxLevelName.AUTO,
 ) -> None:
     """Solve one problem given in words, or every problem of a file.
 
@@ -145,6 +156,7 @@ def solve(
             concurrency=concurrency,
             threads=threads,
             context=context,
+            sandbox=sandbox.value,
         )
         sizes = engine.sizes(engine_config, rollouts)
         config = SolveConfig(

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from aimo2.deadline import Deadline
 from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable, RequestRejected
@@ -41,6 +41,7 @@ _EXACT_CHAT = frozenset({"vllm", "sglang", "llamacpp"})
 """Owners, as `GET /models` names them, whose chat endpoint can continue the last message."""
 _CONNECT_RETRIES = 2
 _TRIAL = Sampling(max_tokens=4, seed=1, logprobs=1)
+T = TypeVar("T")
 _PROMPT_TOKENS = re.compile(r"(\d+) (?:tokens from the input|in the (?:messages|prompt))")
 
 
@@ -236,7 +237,7 @@ class OpenAIModel:
             lambda: self._transport.post(path, asked, deadline, root=True), deadline
         )
 
-    async def _retrying(self, call: Callable[[], Awaitable[Any]], deadline: Deadline) -> Any:
+    async def _retrying(self, call: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         recovery = Recovery(self._limits, self._random, self._on_unavailable)
         while True:
             try:
@@ -323,9 +324,13 @@ class OpenAIModel:
 
     async def _probe(self, dialect: Dialect, body: dict[str, Any], deadline: Deadline) -> bool:
         """Try a tiny request, learn what is refused; returns whether log-probabilities came."""
-        answer = await self._open_body(dialect, body, deadline)
-        async with aclosing(_chunks(answer)) as chunks:
-            return any([chunk.logprobs async for chunk in chunks])
+
+        async def once() -> bool:
+            answer = await self._open_body(dialect, body, deadline)
+            async with aclosing(_chunks(answer)) as chunks:
+                return any([chunk.logprobs async for chunk in chunks])
+
+        return await self._retrying(once, deadline)
 
 
 class _Reply:

@@ -30,7 +30,8 @@ inside reaches the network, or reads or writes files outside the installation.""
 
 _START_SECONDS: Final = 30.0
 _PATROL_SECONDS: Final = 1.0
-_MAX_DIGITS: Final = 1_000_000
+_MAX_DIGITS: Final = 300_000
+"""Digits of the largest integer turned into text: about a second, and nothing can interrupt it."""
 _SCRATCH_BYTES: Final = 32 * 1024 * 1024
 _FLOOD_FACTOR: Final = 16
 _LEAST_FLOOD: Final = 1024 * 1024

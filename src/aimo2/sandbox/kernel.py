@@ -64,6 +64,8 @@ class ForkKernel:
             return CellResult("", "syntax", text)
         try:
             async with asyncio.timeout_at(deadline.when()):
+                # Where the deadline has passed, this is what notices.
+                await asyncio.sleep(0)
                 unheard = await self._take_turn()
         except TimeoutError:
             return CellResult("", "timeout", "TimeoutError: no time was left to start the cell")

@@ -157,8 +157,10 @@ class Link:
         # The first bytes carry the sender's process id, which the system vouches for.
         data, ancillary, _, _ = self._sock.recvmsg(_CHUNK, socket.CMSG_SPACE(_CREDENTIALS.size))
         for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                self.pid = _CREDENTIALS.unpack(payload)[0]
+            if data and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                # Without data there is no sender, and the system says 0: never signal that, it
+                # would mean our own process group.
+                self.pid = _CREDENTIALS.unpack(payload)[0] or None
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         return data
 
@@ -182,7 +184,7 @@ class Link:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, number)
-            elif self.pid is not None and not self.lost:
+            elif self.pid is not None and self.pid > 1 and not self.lost:
                 os.kill(self.pid, number)
 
     def patrol(self) -> None:

@@ -77,8 +77,13 @@ class ZygoteProcess:
         self._exit_waiters: dict[int, asyncio.Future[int]] = {}
         self.lost = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
-        with theirs:
-            self._process = _launch(theirs.fileno(), paths, self._stderr)
+        try:
+            with theirs:
+                self._process = _launch(theirs.fileno(), paths, self._stderr)
+        except OSError:
+            self._sock.close()
+            self._stderr.close()
+            raise
         self._loop.add_reader(self._sock, self._on_readable)
         self._sock.send(encode({"op": "start"} | plan))
 

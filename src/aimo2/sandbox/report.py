@@ -27,8 +27,9 @@ LAYERS: Final = (
 )
 """Layers of isolation, from the outside in; each is used where the machine has it.
 
-A scrubbed environment, closed descriptors and the parent-death signal are always there. Without
-root, the namespaces come in a user namespace of their own.
+"user id" is an id of its own for each kernel and its forks where we are root, else a user
+namespace of its own. Without root, the other namespaces come in one, too. A scrubbed environment,
+closed descriptors and the parent-death signal are always there.
 """
 
 _FILES: Final = ("reads", "writes")

@@ -148,7 +148,7 @@ def assemble(machine: str, *, pid: int, writes: bool, fork: int | None) -> bytes
 
     `pid`: the process that may signal its own threads. `writes`: whether files may be made and
     changed. `fork`: the action for the one clone that makes a process (`ALLOW`, `NOTIFY`), or
-    `None` where it is denied. Raises `KeyError` for a machine without a list.
+    `None` where it is denied. Raises `ValueError` for a machine without a list.
     """
     column = list(_ARCHITECTURES).index(machine)
     architecture = _ARCHITECTURES[machine]

@@ -9,6 +9,7 @@ import builtins
 import inspect
 import io
 import linecache
+import random
 import re
 import signal
 import sys
@@ -256,11 +257,10 @@ class _NoInput(io.TextIOBase):
 
 def reseed(seed: int) -> None:
     """Seed `random` and, where it is loaded, `numpy.random`."""
-    import random
-
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        # The legacy generator takes 32 bits; folding keeps 0 and 2**32 apart from each other.
+        # The legacy generator takes words of 32 bits. The last one keeps it from drawing the
+        # same numbers as `random`, which is the same generator.
         with suppress(AttributeError):
-            numpy.random.seed([seed % 2**32, (seed >> 32) % 2**32])
+            numpy.random.seed([seed % 2**32, (seed >> 32) % 2**32, 1])

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from .native import MACHINE
@@ -29,8 +30,10 @@ _NR_CLONE: Final = {"x86_64": 56, "aarch64": 220}
 class ForkGuard:
     """The listeners of all kernels, and the grants not yet used."""
 
-    def __init__(self, poller: "select.poll") -> None:
+    def __init__(self, poller: "select.poll", catch_up: Callable[[], object]) -> None:
+        """`catch_up`: take in the grants that have arrived but were not yet read."""
         self._poller = poller
+        self._catch_up = catch_up
         self._deliveries: dict[int, socket.socket] = {}
         """Sockets on which a kernel that is starting sends its listener."""
         self._listeners: set[int] = set()
@@ -83,6 +86,10 @@ class ForkGuard:
         except OSError:  # the caller died, or a signal took it out of its call
             return
         number, pid, _, call, *_ = _REQUEST.unpack(request)
+        if pid not in self._granted:
+            # Forks share a listener: this may be another one's call than the event's, whose
+            # grant has come since.
+            self._catch_up()
         if call == _NR_CLONE.get(MACHINE) and pid in self._granted:
             self._granted.discard(pid)
             answer = _RESPONSE.pack(number, 0, 0, _CONTINUE)

@@ -10,6 +10,7 @@ credentials, not from this word.
 
 import array
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def _answer(
         reseed(frame["seed"])
         wire.send({"id": frame["id"]})
         return wire
+    drawn = random.getstate()
     try:
         child = _fork_sibling()
     except OSError as error:
@@ -112,7 +114,8 @@ def _answer(
             os.close(fd)
         wire.send({"id": frame["id"]})
         return wire
-    return _become(wire, notebook, flood, settle, frame, fds)
+    random.setstate(drawn)  # the module seeds itself anew in every forked process
+    return _become(wire, notebook, flood, settle, fds)
 
 
 def _become(
@@ -120,7 +123,6 @@ def _become(
     notebook: Notebook,
     flood: int,
     settle: Callable[[], None],
-    frame: dict[str, Any],
     fds: list[int],
 ) -> Wire:
     """In a new kernel: leave the old one's socket and memory, take up its own."""

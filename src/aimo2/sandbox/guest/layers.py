@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from . import bpf
-from .native import MACHINE, prctl, syscall
+from .native import MACHINE, call, prctl, syscall
 
 __all__ = ["Isolation", "Outcome", "attempt", "landlock_abi", "own_domain"]
 
@@ -29,6 +29,11 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _LAST_CAPABILITY: Final = 63
+
+_NEWUSER: Final = 0x10000000
+_PROCESSES: Final = 512
+_PROCESSES_SHARED: Final = 8192
+"""Where every process of the host's user counts."""
 
 _NR_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION_3: Final = 0x20080522
@@ -91,12 +96,13 @@ class Isolation:
         steps: tuple[tuple[str, Callable[[], object]], ...] = (
             ("limits", self._limit),
             ("user id", self._change_user),
+            ("process limit", self._limit_processes),
             ("capabilities", drop_capabilities),
             ("no new privileges", lambda: prctl(_PR_SET_NO_NEW_PRIVS, 1)),
             ("landlock", self._landlock),
         )
         for name, step in steps:
-            if name in self._wanted:
+            if name in self._wanted or (name == "process limit" and "limits" in self._wanted):
                 attempt(outcome, name, step)
             else:
                 outcome[name] = "not asked for"
@@ -117,12 +123,24 @@ class Isolation:
     def _change_user(self) -> None:
         uid = self.uid
         if uid is None:
-            raise OSError(errno.EPERM, "needs root, and a Python that other users can read")
+            # Not another user, but another user's space: what it may do to processes outside,
+            # and how many it may have, is counted apart.
+            call("unshare", _NEWUSER)
+            return
         if self.scratch is not None:
             os.chown(self.scratch, uid, uid)
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+
+    def _limit_processes(self) -> None:
+        """Threads and processes; of the whole family where it is alone in being counted."""
+        alone = self.outcome.get("user id") == ""
+        number = resource.RLIMIT_NPROC
+        hard = resource.getrlimit(number)[1]
+        wanted = _PROCESSES if alone else _PROCESSES_SHARED
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(number, (value, value))
 
     def _landlock(self) -> None:
         abi = landlock_abi()

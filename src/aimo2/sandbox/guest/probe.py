@@ -27,9 +27,12 @@ class Baits:
             self._listener.bind(("127.0.0.1", 0))
             self._listener.listen(1)
         self.port: int = self._listener.getsockname()[1]
-        descriptor, self.file = tempfile.mkstemp(prefix="aimo2-bait-")
-        os.write(descriptor, b"secret")
-        os.close(descriptor)
+        folder = tempfile.gettempdir()
+        # By descriptor: from the root that we move to, the path leads elsewhere.
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._name = f"aimo2-bait-{os.getpid()}"
+        self.file = str(Path(folder) / self._name)
+        Path(self.file).write_bytes(b"secret")
         self.outsider = os.getppid()
         """A process outside: the host."""
 
@@ -37,7 +40,8 @@ class Baits:
         """Take them away."""
         self._listener.close()
         with suppress(OSError):
-            Path(self.file).unlink()
+            os.unlink(self._name, dir_fd=self._folder)
+        os.close(self._folder)
 
 
 def observe(baits: Baits, zygote: int) -> dict[str, bool]:

@@ -93,7 +93,7 @@ class Zygote:
         self._uids = uids
         self._made = 0
         self._poller = select.poll()
-        self._guard = ForkGuard(self._poller)
+        self._guard = ForkGuard(self._poller, self._catch_up)
         self.isolation = Isolation(plan.layers, plan.readable)
 
     def prepare(self) -> None:
@@ -132,8 +132,6 @@ class Zygote:
             "CPU": 6 * 3600,
             "FSIZE": max(self.plan.scratch, 16 * _MIB),
             "NOFILE": 256,
-            # With a user id of its own, a family of kernels counts alone.
-            "NPROC": 512 if self._uids else 8192,
             # Deep recursion through C code; the gap below the stack is at least 128 MiB.
             "STACK": 100 * _MIB,
         }
@@ -202,6 +200,10 @@ class Zygote:
             for fd, event in events.items():
                 if self._guard.owns(fd):
                     self._guard.on_event(fd, event)
+
+    def _catch_up(self) -> None:
+        while select.select([self.host.sock.fileno()], [], [], 0)[0] and self._obey():
+            pass
 
     def _obey(self) -> bool:
         """The commands that have come. Returns whether the host is still there."""
