@@ -11,6 +11,7 @@ import asyncio
 import gc
 import json
 import random
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -140,6 +141,13 @@ class Goal:
         return tally.cells.total() >= self.cells and time.monotonic() >= self.until
 
 
+async def tell(tally: Tally) -> None:
+    """A line on standard error every half minute."""
+    while True:
+        await asyncio.sleep(30)
+        print(f"{tally.cells.total()} cells, {len(tally.wrong)} wrong", file=sys.stderr)
+
+
 async def watch(stalls: list[float]) -> None:
     """How much later than asked the event loop wakes us, in seconds."""
     while True:
@@ -176,13 +184,14 @@ async def soak(cells: int, seconds: float, kernels: int, seed: int) -> dict[str,
     async with ForkSandbox(KernelConfig(memory_mib=1024), seed=seed) as sandbox:
         await sandbox.report()
         warm = figures() | zygote_figures()
-        watcher = asyncio.create_task(watch(stalls))
+        watchers = [asyncio.create_task(watch(stalls)), asyncio.create_task(tell(tally))]
         goal, begun = Goal(cells, time.monotonic() + seconds), time.monotonic()
         async with asyncio.TaskGroup() as group:
             for index in range(kernels):
                 group.create_task(work(sandbox, random.Random(seed + index), tally, goal))
         took = time.monotonic() - begun
-        watcher.cancel()
+        for watcher in watchers:
+            watcher.cancel()
         await asyncio.sleep(1)
         idle = figures() | zygote_figures()
     end = figures()

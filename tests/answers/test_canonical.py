@@ -295,9 +295,9 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=14).map("".join))
 def test_the_canonical_text_is_its_own_canonical_text(raw: str) -> None:
     for answer_type in ("int", "expr"):
-        value = canonical(raw, answer_type).value  # type: ignore[arg-type]
+        value = canonical(raw, answer_type).value
         if value is not None:
-            assert canonical(value, answer_type).value == value  # type: ignore[arg-type]
+            assert canonical(value, answer_type).value == value
 
 
 @given(st.text(max_size=40))

@@ -62,6 +62,12 @@ EQUAL = [
     ("4343_6", "4343"),
     (r"4343_{\text{base }6}", "4343_6"),
     (r"12^{\mathrm{th}}", "12"),
+    ("12th", "12"),
+    ("x^{2}+1 = x^2+1", "x^2+1"),
+    (
+        r"\begin{pmatrix} 1+1 \\ 3 \end{pmatrix} = \begin{pmatrix} 2 \\ 3 \end{pmatrix}",
+        r"\begin{pmatrix}2\\3\end{pmatrix}",
+    ),
     (r"3 \sqrt {13}", r"3\sqrt{13}"),
     (r"\emptyset", r"\{\}"),
     ("5 million", "5,000,000"),

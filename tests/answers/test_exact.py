@@ -82,6 +82,9 @@ def test_arithmetic_has_its_value(text: str, expected: int | Fraction) -> None:
         "1+",
         "(1",
         "7 mod 0",
+        "1/2 mod 7",
+        r"\binom{-1}{2}",
+        "(-10^{5})!!",
         "3!!!!!!!!!!!!",
         "2" + "^2" * 20,
         "|" * 40 + "1" + "|" * 40,
@@ -144,6 +147,17 @@ def test_a_residue_is_right_where_the_value_is_too_large(
     assert residue(text, modulus) == expected
 
 
+@pytest.mark.parametrize("text", ["1/0", r"\frac{10^{20000}}{0}", "10^{20000}+(-1)!"])
+def test_what_has_no_value_has_no_residue(text: str) -> None:
+    with pytest.raises(Unreadable):
+        residue(text, 1000)
+
+
+def test_a_modulus_is_at_least_one() -> None:
+    with pytest.raises(Unreadable, match="1 or more"):
+        exact.residue(Fraction(5), 0)
+
+
 @pytest.mark.parametrize("text", ["1/2", r"\frac{10^{20000}}{7}", "2.5"])
 def test_a_fraction_has_no_residue(text: str) -> None:
     with pytest.raises(exact.NotInteger):
@@ -159,11 +173,17 @@ def test_a_fraction_has_no_residue(text: str) -> None:
         r"10^{20000}\cdot\frac{1}{2}",
         r"\lfloor 10^{20000}/3 \rfloor",
         "15000!-1",
+        "(1/2)^{-10^{20000}}",
+        "3^{-200000}",
+        r"2^{\frac{10^{20000}}{3}}",
+        r"\frac{10^{20000}}{10^{9}}",
+        "(10^{20000}-10^{19999})!",
+        "25000!",
     ],
 )
 def test_a_residue_that_cannot_be_told_is_not_guessed(text: str) -> None:
     with pytest.raises(exact.TooLarge):
-        residue(text, 10**9 + 7) if "!" not in text else residue(text, 10**11)
+        residue(text, 10**9 + 7) if "15000" not in text else residue(text, 10**11)
 
 
 @given(

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -70,6 +71,15 @@ UNEQUAL = [
     ("6", "2(3)x"),
     (r"\begin{pmatrix} 1 \\ x \end{pmatrix}", r"\begin{pmatrix} 1 \\ y \end{pmatrix}"),
     ("x - x + 1", "2"),
+    ("5t", "5"),
+    ("3c", "3d"),
+    (r"\frac{1}{2}h", r"\frac{1}{2}"),
+    ("2x + 5g", "2x + 5"),
+    (r"73 \ldots", "73"),
+    ("73 ... x", "73x"),
+    ("x'", "x"),
+    ("(x)_{2}", "x(x-1)"),
+    ("2;x", "2x"),
     ("__import__('os')", "1"),
 ]
 
@@ -187,12 +197,10 @@ def test_memory_is_limited_and_running_out_of_it_is_no_verdict() -> None:
     async def ask(judge: Judge) -> None:
         await judge.warm()
         (process,) = workers()
-        assert process.rlimit(psutil.RLIMIT_AS)[0] == 512 * 2**20
-        verdict = await judge.verdict("2^{10^{10}}x", "3^{10^{10}}x", timeout=30)
-        assert not verdict.equal
-        assert verdict.note is not None
+        assert process.rlimit(psutil.RLIMIT_AS)[0] == 2**20
+        assert not await judge.equal(*EQUAL[0], timeout=30)
 
-    judged(ask, memory_mib=512)
+    judged(ask, memory_mib=1)
 
 
 def test_a_worker_sees_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,10 +290,10 @@ def test_a_worker_dies_with_its_parent() -> None:
         [sys.executable, "-c", PARENT], capture_output=True, text=True, check=False
     )
     assert parent.returncode == -9
-    pid = int(parent.stdout)
-    if psutil.pid_exists(pid):
-        psutil.wait_procs([psutil.Process(pid)], timeout=20)
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(int(parent.stdout))
+        psutil.wait_procs([worker], timeout=20)
+        assert worker.status() == psutil.STATUS_ZOMBIE
 
 
 def test_answers_are_grouped_by_value_in_order_of_arrival() -> None:
@@ -307,8 +315,8 @@ def hostile_verdicts() -> dict[str, tuple[Verdict, str | None]]:
         return {text: await one(judge, text) for text in hostile.texts()}
 
     async def one(judge: Judge, text: str) -> tuple[Verdict, str | None]:
-        verdict = await judge.verdict(text, "73", timeout=0.3)
-        return verdict, (await judge.canonicalise(text, "int", 10**30, timeout=0.3)).value
+        verdict = await judge.verdict(text, "73", timeout=0.2)
+        return verdict, (await judge.canonicalise(text, "int", 10**30, timeout=0.2)).value
 
     return judged(ask)
 

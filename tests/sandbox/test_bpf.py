@@ -108,10 +108,12 @@ def test_writing_needs_a_scratch_folder(machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_only_the_one_fork_is_for_the_guard(machine: str) -> None:
+def test_only_our_own_forks_are_for_the_guard(machine: str) -> None:
     clone = pick(machine, 56, 220)
     assert decide(machine, clone, bpf.FORK_FLAGS, fork=bpf.NOTIFY) == bpf.NOTIFY
     assert decide(machine, clone, bpf.FORK_FLAGS, fork=None) == EPERM
+    assert decide(machine, clone, bpf.LIBRARY_FORK_FLAGS, fork=bpf.NOTIFY) == bpf.NOTIFY
+    assert decide(machine, clone, bpf.LIBRARY_FORK_FLAGS, fork=bpf.ALLOW) == EPERM
     assert decide(machine, clone, bpf.FORK_FLAGS | 0x100, fork=bpf.NOTIFY) == EPERM
 
 

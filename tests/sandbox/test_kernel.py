@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 
 import psutil
@@ -18,6 +20,8 @@ from tests.sandbox.conftest import Lab, run, until
 
 STUBBORN = """
 import signal
+import subprocess
+import sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 print("before")
 while True: pass
@@ -161,6 +165,30 @@ open("file", "w").write("old");
     lab.do(main())
 
 
+def test_a_kernel_with_threads_forks_without_them(lab: Lab) -> None:
+    code = """
+import threading
+a = [1]
+def spin():
+    while True: a[0] += 1
+for _ in range(4): threading.Thread(target=spin, daemon=True).start()
+"""
+
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        await run(kernel, code)
+        children = [await kernel.fork() for _ in range(3)]
+        await kernel.close()
+        for child in children:
+            grandchild = await child.fork()
+            for each in (child, grandchild):
+                alive = await run(each, "a[0] > 1, threading.active_count()")
+                assert alive.output == "(True, 1)\n"
+                await each.close()
+
+    lab.do(main())
+
+
 def test_random_states_are_kept_or_reseeded(keeper: Lab) -> None:
     draw = "import random, numpy\n[random.random(), numpy.random.rand()]"
 
@@ -266,9 +294,9 @@ def test_output_is_bounded_and_counted(lab: Lab) -> None:
 
 
 def test_a_cell_too_long_to_send_is_refused(lab: Lab) -> None:
-    results = lab.cells("#" * 300_000, "#" * 200_000 + "\n5")
+    results = lab.cells("#" * 300_000, "#" + "\U0001d7d9" * 131_060 + "\n5")
     assert (results[0].error, results[1].output) == ("syntax", "5\n")
-    assert "may have 262,144 characters, not 300,000" in results[0].traceback
+    assert "may have 131,072 characters, not 300,000" in results[0].traceback
 
 
 def test_closing_is_final_and_idempotent(lab: Lab) -> None:
@@ -357,3 +385,53 @@ def test_it_is_a_sandbox() -> None:
     sandbox: Sandbox = ForkSandbox(KernelConfig())
     assert isinstance(sandbox, ForkSandbox)
     assert ForkKernel.run.__doc__
+
+
+HOST = """
+import asyncio, sys
+from aimo2.deadline import NEVER
+from aimo2.sandbox.forkserver import ForkSandbox
+
+async def main():
+    layers = () if sys.argv[1] == "none" else None
+    options = {} if layers is None else {"layers": layers}
+    async with ForkSandbox(preload=(), **options) as sandbox:
+        kernels = [await sandbox.create() for _ in range(3)]
+        kernels.append(await kernels[0].fork())
+        spin = "import signal; signal.signal(2, signal.SIG_IGN)\\nwhile True: pass"
+        tasks = [asyncio.create_task(k.run(spin, timeout=60, deadline=NEVER)) for k in kernels[::2]]
+        await asyncio.sleep(0.3)
+        print("ready", flush=True)
+        await asyncio.gather(*tasks)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("layers", ["all", "none"])
+def test_a_killed_host_leaves_no_survivors(layers: str) -> None:
+    host = subprocess.Popen([sys.executable, "-c", HOST, layers], stdout=subprocess.PIPE, text=True)
+    with host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == "ready\n"
+        family = psutil.Process(host.pid).children(recursive=True)
+        assert len(family) >= 5
+        host.kill()
+    gone, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    assert len(gone) == len(family)
+
+
+def test_it_runs_on_uvloop(lab: Lab) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> str:
+        async with ForkSandbox(preload=()) as sandbox:
+            kernel = await sandbox.create()
+            child = await kernel.fork()
+            late = await run(child, "while True: pass", 0.2)
+            assert late.error == "timeout"
+            return (await run(kernel, "'#' * 100_000; 4")).output
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()) == "4\n"

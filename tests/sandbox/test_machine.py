@@ -3,13 +3,13 @@
 import os
 import signal
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
-    MultipleResults,
     RuleBasedStateMachine,
     consumes,
     initialize,
@@ -57,7 +57,7 @@ class Machine(RuleBasedStateMachine):
         return result.output, result.error, result.state_lost
 
     @initialize(target=pairs)
-    def first(self) -> Pair:
+    def first(self) -> Any:
         return self.create()
 
     @rule(target=pairs)
@@ -112,7 +112,7 @@ class Machine(RuleBasedStateMachine):
             await until(lambda: kernel.pid is None)
 
     @rule(target=pairs, pair=pairs)
-    def fork(self, pair: Pair) -> Pair | MultipleResults[Pair]:
+    def fork(self, pair: Pair) -> Any:
         if pair.kernel.pid is None and not self.checkpoints:
             return multiple()  # none
         return self._keep(Pair(self.lab.do(pair.kernel.fork()), pair.number))

@@ -25,6 +25,8 @@ One = Callable[[str], CellResult]
         ("import sympy\nsympy.sqrt(8)", "2*sqrt(2)\n"),
         ("from sympy import *\nx = symbols('x')\nsolve(x**2 - 2)", "[-sqrt(2), sqrt(2)]\n"),
         ("import numpy as np\nnp.arange(3)", "array([0, 1, 2])\n"),
+        ("import numpy as np\n[np.int64(3), np.sqrt(np.float64(4))]", "[3, 2.0]\n"),
+        ("x = 5\nx is 5", "True\n"),
         ("if __name__ == '__main__':\n    print('main')", "main\n"),
         ("import asyncio\nawait asyncio.sleep(0)\n5", "5\n"),
         ("async def f(): return 6\nawait f()", "6\n"),
@@ -80,7 +82,8 @@ def test_what_a_cell_shows(one_cell: One, code: str, output: str) -> None:
         ("class E(Exception):\n def __str__(self): 1/0\nraise E", "other", "E: <exception str()"),
         ("str(10 ** 400_000)", "value", "Exceeds the limit (300000 digits)"),
         ("open('/etc/passwd')", "other", "/etc/passwd"),
-        ("import os\nos.fork()", "other", "Operation not permitted"),
+        ("import os\nos.fork()", "other", "no other programs or processes here"),
+        ("import socket\nsocket.socket()", "other", "(no network and no other programs"),
     ],
 )
 def test_how_a_cell_fails(one_cell: One, code: str, kind: ErrorKind, last_line: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from aimo2.config import LocalServerConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import DeadlinePassed, InputError, ServerError, SetupError
-from aimo2.serving import llama_cpp, machine
+from aimo2.serving import llama_cpp, machine, server_log
 from aimo2.serving.catalogue import SMOLLM2_135M
 from aimo2.serving.llama_cpp import LlamaServer, ServerEvent, child_environment, needed_memory
 from aimo2.serving.store import ModelStore, default_home
@@ -93,13 +93,27 @@ def test_an_entered_server_answers_on_loopback_and_leaving_ends_it(
     assert "tiny.gguf" in events[-1].message
 
 
-def test_a_start_reports_that_it_is_loading(make: Any, events: list[ServerEvent]) -> None:
+def test_a_start_reports_again_and_again_that_it_is_loading(
+    config: LocalServerConfig, events: list[ServerEvent], tmp_path: Path
+) -> None:
     async def main() -> None:
-        with pytest.raises(ServerError):
-            await make("hang", start_timeout=0.8).start()
+        again = asyncio.Event()
+
+        def report(event: ServerEvent) -> None:
+            events.append(event)
+            if len(events) == 2:
+                again.set()
+
+        command = (sys.executable, str(STUB), "hang")
+        server = LlamaServer(config, on_event=report, command=command, log_dir=tmp_path)
+        start = asyncio.create_task(server.start())
+        await again.wait()
+        start.cancel()
+        await asyncio.wait([start])
 
     run(main())
-    assert [event.kind for event in events][:2] == ["loading", "loading"]
+    assert [event.kind for event in events[:2]] == ["loading", "loading"]
+    assert events[1].seconds > events[0].seconds
     assert "tiny.gguf" in events[0].message
 
 
@@ -457,6 +471,21 @@ def test_the_log_lies_under_the_home_folder(
     run(main())
 
 
+def test_an_error_in_the_report_of_a_start_is_not_swallowed(
+    config: LocalServerConfig, tmp_path: Path
+) -> None:
+    def report(event: ServerEvent) -> None:
+        raise ZeroDivisionError("a bug in the display")
+
+    async def main() -> None:
+        command = (sys.executable, str(STUB), "serve")
+        with pytest.raises(ZeroDivisionError):
+            await LlamaServer(config, on_event=report, command=command, log_dir=tmp_path).start()
+
+    run(main())
+    assert not psutil.Process().children()
+
+
 def test_without_a_log_folder_the_log_is_a_temporary_file(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,7 +530,7 @@ def test_only_the_latest_logs_are_kept(make: Any, tmp_path: Path) -> None:
     async def main() -> None:
         async with make("serve") as server:
             kept = sorted(path.name for path in logs.glob("*.log"))
-            assert len(kept) == llama_cpp._KEPT_LOGS
+            assert len(kept) == server_log._KEPT
             assert kept[-1] == server.log_path.name
             assert kept[0] == "aimo2-llama-20200121-000000-x.log"
 
@@ -541,7 +570,7 @@ def test_the_engine_describes_itself() -> None:
 def test_an_engine_that_cannot_be_asked_is_an_error(program: str, reason: str) -> None:
     with pytest.raises(ServerError, match=f"{reason}.*--base-url"):
         llama_cpp.describe_engine(
-            (sys.executable, "-c", program), timeout=5 if "60" in program else 30
+            (sys.executable, "-c", program), timeout=2 if "60" in program else 30
         )
 
 

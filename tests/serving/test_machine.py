@@ -31,7 +31,7 @@ def siblings(*pairs: str) -> dict[str, str]:
 
 
 def test_this_machine_has_at_least_one_core_and_some_memory() -> None:
-    assert 1 <= machine.usable_cores() <= psutil.cpu_count()
+    assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)
     assert 0 < machine.available_memory() <= machine.total_memory()
     assert machine.cpu_name()
 

@@ -101,12 +101,14 @@ def _integer(raw: str, modulus: int | None) -> Canonical:
 def _right_side(found: list[str]) -> list[str]:
     """What stands behind the last `=`, or before it where only a name stands behind it."""
     sides = [side for side in split(found, ("=", "\\equiv", "\\approx", "\\in")) if side]
-    bodies = [without_unit(unwrapped(side))[0] for side in sides or [found]]
+    bodies = [body for side in sides if (body := without_unit(unwrapped(side))[0])]
+    if not bodies:
+        raise Unreadable("empty")
     return next((body for body in reversed(bodies) if _has_digit(body)), bodies[-1])
 
 
 def _has_digit(body: list[str]) -> bool:
-    return any(token[-1].isdigit() for token in body)
+    return any(token[-1].isdecimal() for token in body)
 
 
 def _node(body: list[str]) -> Node:
@@ -116,7 +118,7 @@ def _node(body: list[str]) -> Node:
 
 def _in_base(body: list[str]) -> int | None:
     """`1001001_{2}`: digits with a base as subscript."""
-    if len(body) != 5 or body[1:3] != ["_", "{"] or not (body[0].isdigit() and body[3].isdigit()):
+    if len(body) != 5 or body[1:3] != ["_", "{"] or not (body[0].isdecimal() and body[3].isdecimal()):
         return None
     try:
         return int(body[0], int(body[3]))

@@ -39,12 +39,18 @@ def value(node: Node) -> Fraction:
     if isinstance(node, Fraction):
         return _bounded(node)
     if node.op == "mod":
-        modulus = _whole(value(node.args[1]))
-        return Fraction(residue(node.args[0], modulus))
+        return _modulo(node.args[0], _whole(value(node.args[1])))
     values = map(value, node.args)
     if node.op in _FOLDED:
         return functools.reduce(lambda a, b: _bounded(_FOLDED[node.op](a, b)), values)
     return _bounded(_OPERATIONS[node.op](*values))
+
+
+def _modulo(node: Node, modulus: int) -> Fraction:
+    try:
+        return Fraction(residue(node, modulus))
+    except NotInteger:
+        raise Unreadable("a fraction has no remainder") from None
 
 
 def _bounded(result: Fraction) -> Fraction:
@@ -191,16 +197,12 @@ def residue(node: Node, modulus: int) -> int:
     try:
         exact = value(node)
     except TooLarge:
-        if isinstance(node, Fraction):
-            return node.numerator % modulus if node.denominator == 1 else _not_integer()
-        if modulus > _MAX_MODULUS:
+        if isinstance(node, Fraction) or modulus > _MAX_MODULUS:
             raise
         return _large_residue(node, modulus)
-    return exact.numerator % modulus if exact.denominator == 1 else _not_integer()
-
-
-def _not_integer() -> int:
-    raise NotInteger
+    if exact.denominator != 1:
+        raise NotInteger
+    return exact.numerator % modulus
 
 
 def _large_residue(node: Call, modulus: int) -> int:
@@ -215,8 +217,6 @@ def _large_residue(node: Call, modulus: int) -> int:
         return _large_quotient(left, _whole(value(node.args[1])), modulus)
     if node.op == "factorial":
         return _large_factorial(left, modulus)
-    if node.op == "mod":
-        return residue(left, _whole(value(node.args[1]))) % modulus
     raise TooLarge
 
 
@@ -229,7 +229,10 @@ def _large_fold(node: Call, modulus: int) -> int:
 
 
 def _large_power(base: Node, exponent: Node, modulus: int) -> int:
-    root = residue(base, modulus)
+    try:
+        root = residue(base, modulus)
+    except NotInteger:
+        raise TooLarge from None  # The exponent might be negative.
     try:
         times = value(exponent)
     except TooLarge:

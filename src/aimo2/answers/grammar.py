@@ -131,7 +131,7 @@ class _Parser:
 
     def _atom(self) -> Node:
         token = self._take()
-        if token[0].isdigit() or (token[0] == "." and len(token) > 1):
+        if token[0].isdecimal() or (token[0] == "." and len(token) > 1):
             return self._mixed(token) or number(token)
 
         if token in ("(", "[", "{", "\\lfloor", "\\lceil", "|"):
@@ -149,11 +149,11 @@ class _Parser:
     def _mixed(self, whole: str) -> Node | None:
         r"""`1\\frac{4}{5}` and `1 4/5`: a whole number beside a proper fraction."""
         ahead = list(self._tokens[self._position : self._position + 7])
-        digits = [token for token in ahead if token.isdigit()][:2]
+        digits = [token for token in ahead if token.isdecimal()][:2]
         over, under = digits if len(digits) == 2 else ("0", "0")
         latex = ahead == ["\\frac", "{", over, "}", "{", under, "}"]
         plain = ahead[:3] == [over, "/", under]
-        if not whole.isdigit() or not (latex or plain) or not 0 < int(over) < int(under):
+        if not whole.isdecimal() or not (latex or plain) or not 0 < int(over) < int(under):
             return None
         self._position += 7 if latex else 3
         return int(whole) + Fraction(int(over), int(under))
@@ -191,7 +191,7 @@ def number(token: str) -> Node:
         return _repeating(token)
     mantissa, _, exponent = token.lower().partition("e")
     whole, _, part = mantissa.partition(".")
-    if not (whole + part).isdigit() or (part and not part.isdigit()):
+    if not (whole + part).isdecimal() or (part and not part.isdecimal()):
         raise Unreadable(f"not a number: {token}")
     value = Fraction(int(whole + part), 10 ** len(part))
     if not exponent:

@@ -26,6 +26,8 @@ from aimo2.deadline import NEVER, Deadline
 DEFAULT_TIMEOUT = 3.0
 _START_SECONDS = 30.0
 """For a worker to import its libraries; not part of a question's time limit."""
+_LEAST_SECONDS = 0.05
+"""For a further part of an answer when the earlier ones have used up the time."""
 _REMEMBERED = 20_000
 _KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
 _WORKER = Path(__file__).with_name("worker.py")
@@ -194,11 +196,9 @@ class _Asked:
     async def _decide(self, a: str, b: str) -> bool:
         if self._note is not None:  # Undecided once is undecided.
             return False
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
         request = {"op": "equal", "a": a, "b": b}
         reply = await self._judge.ask(request, self._left, self._deadline)
-        self._left = max(0.05, self._left - (loop.time() - begun))
+        self._left = max(_LEAST_SECONDS, self._left - reply.get("seconds", 0.0))
         self._note = reply.get("note")
         return reply.get("equal") is True
 

@@ -14,6 +14,7 @@ MAX_DEPTH = 40
 
 OPENERS = frozenset({"(", "[", "{", "\\{", "\\lfloor", "\\lceil"})
 CLOSERS = frozenset({")", "]", "}", "\\}", "\\rfloor", "\\rceil"})
+_LISTS, _LIST_ENDS = ("(", "[", "\\{"), (")", "]", "\\}")
 
 
 class Unreadable(ValueError):  # noqa: N818 - a state of the text, not a fault of the caller
@@ -268,14 +269,14 @@ def _split(text: str) -> list[str]:
             token = token.partition(",")[0]
         position = match.start() + len(token)
         token = _spelled(token)
-        depth += (token in OPENERS - {"{"}) - (token in CLOSERS - {"}"})
+        depth += (token in _LISTS) - (token in _LIST_ENDS)
         if token:
             found.append(token)
     return found
 
 
 def _spelled(token: str) -> str:
-    if token[0].isdigit() or (token[0] == "." and len(token) > 1):
+    if token[0].isdecimal() or (token[0] == "." and len(token) > 1):
         return re.sub(rf"[,{_STRONG_COMMA} _']", "", token)
     if token.startswith("\\text{"):
         return _text_token(token[6:-1])
@@ -352,7 +353,7 @@ class _Bracer:
         for _ in range(_NUM_ARGS.get(command, 0)):
             result += ["{", *self._argument(command, depth), "}"]
         beside = self._rest[-1] if self._rest else ""
-        if command in _VALUES and (beside[:1].isdigit() or beside == "("):
+        if command in _VALUES and (beside[:1].isdecimal() or beside == "("):
             result.append("*")  # Some readers take \\frac{1}{2}(3) for a mixed number.
         return result
 
@@ -363,7 +364,7 @@ class _Bracer:
             raise Unreadable(f"{command} has no argument")
         if rest[-1] == "{" or (rest[-1] == "(" and command in ("\\sqrt", "^")):
             return sign + self._inside(depth)
-        if rest[-1].isdigit() and command in ("\\frac", "\\binom"):
+        if rest[-1].isdecimal() and command in ("\\frac", "\\binom"):
             first, others = rest[-1][0], rest[-1][1:]
             rest[-1:] = [others] if others else []
             return [first]  # TeX takes one digit: \\frac12 is a half.
@@ -392,5 +393,5 @@ def _runs_together(left: str, right: str) -> bool:
     if left[0] == "\\" and left[-1].isalpha():
         return right[0].isalpha()
     both_words = left[-1].isalpha() and right[0].isalpha()
-    both_numbers = left[-1].isdigit() and right[0].isdigit()
+    both_numbers = left[-1].isdecimal() and right[0].isdecimal()
     return both_words or both_numbers

@@ -22,8 +22,6 @@ from aimo2.answers.latex import CLOSERS, OPENERS, Unreadable, clean, close_of, j
 _MAX_ITEMS = 64
 _MAX_TOKENS = 250
 _MAX_BARS = 6
-_LONGEST_PRODUCT = 3
-"""Letters in a row that may be a product: `abc`."""
 _MAX_BITS = 3_320
 """Of a fraction that is kept as a number: about a thousand digits."""
 _RELATIONS = frozenset({"<", ">", "\\leq", "\\geq", "=", "\\neq", "\\approx", "\\equiv"})
@@ -31,13 +29,18 @@ _MULTIPLES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion":
 _UNIT_NAMES = (
     "mm cm dm km ft yd mi in kg mg lb lbs oz ml hr hrs min mins sec secs mph kph sq cu deg rad usd"
 )
-_UNITS = frozenset(_UNIT_NAMES.split())
-_ORDINALS = ("st", "nd", "rd", "th", *(f"\\text{{{end}}}" for end in ("st", "nd", "rd", "th")))
+_ORDINAL_ENDS = ("st", "nd", "rd", "th")
+_UNITS = frozenset((*_UNIT_NAMES.split(), *_ORDINAL_ENDS))
+_ORDINALS = (*_ORDINAL_ENDS, *(f"\\text{{{end}}}" for end in _ORDINAL_ENDS))
 _OTHER_WORDS = (
     "then when else with where over times plus minus unless maybe or and not if to than more less"
     " least most about mod remainder"
 )
 _NOT_UNITS = frozenset(_OTHER_WORDS.split())
+_ALGEBRAIC = re.compile(
+    r"[A-Za-z]{1,3}|\\(?!dots|prime|text)[A-Za-z]+|\\[{}|\\]|[-+*/^_()\[\]{}|!=<>,%&]|!!"
+)
+"""A token that algebra knows; up to three letters in a row may be a product."""
 _LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?[.:]?")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+")
 
@@ -162,9 +165,8 @@ def _single(found: list[str]) -> Form:
 
 def _equation(found: list[str], sides: Sequence[list[str]]) -> Form:
     """`9 + 8 + 6 = 23` is 23; any other equation is compared as one."""
-    values = [_value(side) for side in sides]
-    same = all(isinstance(value, Number) and value == values[0] for value in values)
-    return values[0] if same else _value(found)
+    values = [_form(side) for side in sides]
+    return values[0] if all(value == values[0] for value in values) else _value(found)
 
 
 def _is_name(found: Sequence[str]) -> bool:
@@ -315,14 +317,14 @@ def _unit(body: Sequence[str]) -> str:
         name = last[6:-1].casefold().strip(" .")
         return "" if _NOT_UNITS.intersection(name.split()) else name or "unit"
     known = last.lower() in _UNITS or (len(last) > 3 and last.lower() not in _NOT_UNITS)
-    behind_value = body[-2][-1].isdigit() or body[-2] in CLOSERS or len(body[-2]) > 3
+    behind_value = body[-2][-1].isdecimal() or body[-2] in CLOSERS or len(body[-2]) > 3
     return last.casefold() if last.isalpha() and known and behind_value else ""
 
 
 def algebra(body: Sequence[str]) -> str:
     """The tokens as LaTeX: decimals as fractions, a sign between factors, no plus at the start."""
     pieces: list[str] = []
-    for token in body[1:] if body[0] == "+" and len(body) > 1 else body:
+    for token in body[1:] if list(body[:1]) == ["+"] and len(body) > 1 else body:
         before = pieces[-1] if pieces else "+"
         factor = _is_numeric(before) or before in (")", "\\pi")
         if (token == "(" and factor) or (before == ")" and _is_numeric(token)):
@@ -332,11 +334,11 @@ def algebra(body: Sequence[str]) -> str:
 
 
 def _is_numeric(token: str) -> bool:
-    return token[0].isdigit() or (token[0] == "." and len(token) > 1)
+    return token[0].isdecimal() or (token[0] == "." and len(token) > 1)
 
 
 def _exact_text(token: str) -> str:
-    if token.isdigit():
+    if token.isdecimal():
         return token
     try:
         quantity = exact.value(number(token))
@@ -349,20 +351,18 @@ def _exact_text(token: str) -> str:
 def is_opaque(body: Sequence[str]) -> bool:
     """Whether readers of this would disagree, so that no reader is asked.
 
-    `1/2x` and `1/2(3)`; `x2`; two numbers, or a number and a fraction, side by side; primes;
-    words; bars within bars; and what is too long to be an answer.
+    `1/2x` and `1/2(3)`; `x2`; two numbers, or a number and a fraction, side by side; dots and
+    primes; words; bars within bars; and what is too long to be an answer.
     """
     if len(body) > _MAX_TOKENS or body.count("|") > _MAX_BARS:
         return True
-    if any(token.isalpha() and len(token) > _LONGEST_PRODUCT for token in body):
+    if not all(_ALGEBRAIC.fullmatch(token) or _is_numeric(token) for token in body):
         return True
     for left, right in pairwise(body):
         beside = _is_numeric(right) or right == "\\frac"
         if beside and (_is_numeric(left) or (left.isalpha() and _is_numeric(right))):
             return True
         if right == "{" and (_is_numeric(left) or left.isalpha() or left == ")"):
-            return True
-        if "'" in (left, right) or "\\prime" in (left, right):
             return True
     quotients = [index for index, token in enumerate(body) if token == "/"]
     return any(_goes_on(body, index + 1) for index in quotients)

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import threading
+import time
 from queue import SimpleQueue
 from typing import Any
 
@@ -55,7 +56,9 @@ def equal(a: str, b: str) -> bool:
         return _same_matrix(left, right)
     if not (isinstance(left, Expr) and isinstance(right, Expr)):
         return bool(left == right)
-    return not _differ(left, right) and bool(verify(left, right, timeout_seconds=None))
+    if _differ(left, right):
+        return False
+    return bool(verify(left, right, timeout_seconds=None, raise_on_error=True))
 
 
 def _same_matrix(left: Any, right: Any) -> bool:
@@ -84,9 +87,12 @@ def value(latex: str) -> Reply:
 
 def _parse(latex: str) -> Any:
     """The expression; `None` where math-verify cannot read all of it."""
+    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
 
-    config = LatexExtractionConfig(boxed_match_priority=-1)
+    # Its normalization would take the t of 5t for a unit; the texts here are normal already.
+    as_it_is = NormalizationConfig(basic_latex=False, boxed="none")
+    config = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=as_it_is)
     found = parse(f"${latex}$", [config], fallback_mode="no_fallback", parsing_timeout=None)
     return _with_imaginary_unit(found[0]) if found else None
 
@@ -214,7 +220,10 @@ def main() -> None:
     replies.write('{"ready": true}\n')
     replies.flush()
     while True:
-        replies.write(json.dumps(answer(json.loads(lines.get()))) + "\n")
+        request = json.loads(lines.get())
+        begun = time.monotonic()
+        reply = answer(request) | {"seconds": time.monotonic() - begun}
+        replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
 

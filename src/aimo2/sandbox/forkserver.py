@@ -82,6 +82,8 @@ class ForkSandbox:
 
     async def __aenter__(self) -> "ForkSandbox":
         """Start the zygotes; they warm up while the caller does something else."""
+        if not hasattr(os, "fork"):
+            raise SetupError("the sandbox needs a system with fork: Linux, macOS or WSL")
         self._open = True
         self._zygotes = [self._start_zygote() for _ in range(self._wanted)]
         self._patrol = asyncio.create_task(self._walk())

@@ -6,6 +6,7 @@ starts again empty.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -30,7 +31,8 @@ _AGAIN: Final = 0.15
 """Seconds between interrupts: a cell's own `except:` may swallow the first."""
 _FORK_SECONDS: Final = 10.0
 _EXIT_PATIENCE: Final = 0.2
-_MAX_CODE: Final = MAX_FRAME // 8
+_MAX_CODE: Final = MAX_FRAME // 16
+"""Characters; one takes up to twelve bytes in a frame."""
 _MAX_TRACEBACK: Final = 8_000
 _KINDS: Final = frozenset(get_args(ErrorKind))
 _LOST: Final = "all variables are gone"
@@ -146,9 +148,11 @@ class ForkKernel:
             self._renewal = asyncio.create_task(self._renew_when_idle())
 
     async def _renew_when_idle(self) -> None:
-        async with self._lock:
-            if not self._closed:
-                await self._renew()
+        async with self._lock:  # noqa: SIM117 - what is stopped is known only inside
+            # To fork a kernel with threads is to let them run: that takes a turn like a cell.
+            async with self._sandbox.turns if self._link.stopped else contextlib.nullcontext():
+                if not self._closed:
+                    await self._renew()
 
     async def _finish(self, cell: "_Cell") -> CellResult:
         try:
@@ -159,6 +163,7 @@ class ForkKernel:
             cell.stop()
             raise
         output, dropped = self._link.read_output()
+        self._link.calm()
         cell.settle()
         self._renew_soon()
         error, text = _checked(reply)
@@ -227,6 +232,7 @@ class ForkKernel:
                 answer = await self._link.ask({"op": "fork"}, child.ends)
                 child.close_ends()
                 reply = await asyncio.shield(answer)
+                self._link.calm()
                 if "refused" in reply:
                     raise SandboxError(f"the kernel cannot be forked: {reply['refused']!s:.200}")
                 await child.greeted()

@@ -52,7 +52,8 @@ class Link:
         self._pidfd: int | None = None
         self._next_id = 0
         self._expected_id: int | None = None
-        self._stopped = False
+        self.stopped = False
+        """Whether it stands still until the next command."""
         self._ticks: tuple[int, float] | None = None
         self.pid: int | None = None
         """Process id in the host's view; `None` before the kernel's greeting."""
@@ -97,8 +98,8 @@ class Link:
 
         One at a time: the next command has to wait for it, so nobody may cancel the future.
         """
-        if self._stopped:
-            self._stopped = False
+        if self.stopped:
+            self.stopped = False
             self.signal(signal.SIGCONT)
         self._next_id += 1
         self._expected_id = self._next_id
@@ -187,19 +188,28 @@ class Link:
             elif self.pid is not None and self.pid > 1 and not self.lost:
                 os.kill(self.pid, number)
 
+    def calm(self) -> None:
+        """Stop a kernel that has answered but still has threads, until the next command."""
+        try:
+            threads = Path(f"/proc/{self.pid}/task").stat().st_nlink - 2
+        except OSError:  # gone, or not Linux
+            return
+        if threads > 1:
+            self.stopped = True
+            self.signal(signal.SIGSTOP)
+
     def patrol(self) -> None:
         """Stop a kernel that uses the processor though nothing was asked of it.
 
-        A cell may leave threads behind, or answer and go on: it then stands still until the next
-        command. Called about once a second.
+        A cell may forge an answer and go on. Called about once a second.
         """
-        if self.lost or self._stopped or self._waiting is not None:
+        if self.lost or self.stopped or self._waiting is not None:
             self._ticks = None
             return
         used = _processor_seconds(self.pid)
         before, self._ticks = self._ticks, (self._next_id, used)
         if before is not None and before[0] == self._next_id and used - before[1] > _IDLE_SECONDS:
-            self._stopped = True
+            self.stopped = True
             self.signal(signal.SIGSTOP)
 
     def give_up(self, why: str) -> None:

@@ -73,6 +73,7 @@ class ZygoteProcess:
         self._spawning: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._next_id = 0
         self._families: Counter[int] = Counter()
+        self._links: set[Link] = set()
         self._exits: OrderedDict[int, int] = OrderedDict()
         self._exit_waiters: dict[int, asyncio.Future[int]] = {}
         self.lost = False
@@ -122,10 +123,12 @@ class ZygoteProcess:
     def enlist(self, link: Link, family: int) -> None:
         """A kernel belongs to a family; the end of the last one frees their scratch folder."""
         self._families[family] += 1
+        self._links.add(link)
         link.family = family
-        link.on_dispose = lambda: self._leave(family)
+        link.on_dispose = lambda: self._leave(link, family)
 
-    def _leave(self, family: int) -> None:
+    def _leave(self, link: Link, family: int) -> None:
+        self._links.discard(link)
         self._families[family] -= 1
         if not self._families[family]:
             del self._families[family]
@@ -195,6 +198,8 @@ class ZygoteProcess:
         self._loop.remove_reader(self._sock)
         self._sock.close()
         error = ZygoteLost("the sandbox's parent process died")
+        for link in tuple(self._links):
+            link.give_up("the sandbox's parent process died")
         for future in (self._ready, *self._spawning.values()):
             if not future.done():
                 future.set_exception(error)

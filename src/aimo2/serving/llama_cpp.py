@@ -17,12 +17,11 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, Literal, Self
 
 import aiohttp
 
@@ -32,6 +31,7 @@ from aimo2.errors import DeadlinePassed, InputError, ServerError, SetupError
 from aimo2.serving import machine
 from aimo2.serving.gguf import read_shape
 from aimo2.serving.llama_child import Request
+from aimo2.serving.server_log import ServerLog
 from aimo2.serving.store import default_home
 
 CHILD_COMMAND = (sys.executable, "-P", "-m", "aimo2.serving.llama_child")
@@ -43,10 +43,6 @@ _COMPUTE_BYTES = 256 * _MIB
 _CACHE_MIB = 8192
 """llama.cpp's own default for prompts kept outside their slots; we take a quarter of what is free
 where that is less."""
-_KEPT_LOGS = 10
-_LOG_PREFIX = "aimo2-llama-"
-_LOG_END = 64 * 1024
-"""Bytes of the log that are looked at for its end or for a reason."""
 _TICK = 0.5
 """Seconds between two reports of a start in progress."""
 _PROBE = 0.1
@@ -83,6 +79,8 @@ OnEvent = Callable[[ServerEvent], None]
 class LlamaServer:
     """A llama.cpp server of our own. An asynchronous context manager: entered, it is ready.
 
+    For one use: once stopped, it stays stopped.
+
     Entering raises `InputError` where the model file cannot be read, `SetupError` where memory
     does not suffice, and `ServerError` where the server does not come up.
     """
@@ -112,7 +110,7 @@ class LlamaServer:
         self._restarts_left = max_restarts
         self._command = tuple(command)
         self._key = secrets.token_urlsafe(32)
-        self._log = _Log()
+        self._log = ServerLog()
         self._child: _Child | None = None
         self._address = ""
         self._started = 0.0
@@ -176,8 +174,7 @@ class LlamaServer:
         self._failure = self._failure or "the inference server was stopped"
         watch, self._watch = self._watch, None
         if watch is not None:
-            watch.cancel()
-            await asyncio.wait([watch])
+            await _cancel(watch)
         child, self._child = self._child, None
         if child is not None:
             await child.end(self._grace)
@@ -214,7 +211,7 @@ class LlamaServer:
         if need > available:
             raise SetupError(_too_large(self._config, need, available))
         self._cache_mib = min(_CACHE_MIB, (available - need) // 4 // _MIB)
-        self._log = _Log.open(self._log_dir, self._config.model_path)
+        self._log = ServerLog.open(self._log_dir, self._config.model_path)
 
     async def _launch(self, port: int) -> None:
         """One start, from spawning to the first healthy answer. Raises `ServerError`."""
@@ -231,7 +228,9 @@ class LlamaServer:
         except TimeoutError:
             raise self._error(self._late()) from None
         finally:
-            ticker.cancel()
+            await _cancel(ticker)
+        if not ticker.cancelled():
+            ticker.result()  # a bug in the caller's `on_event` shows here
         self._settled.set()
         self._emit("ready", f"serving {self._config.model_path.name}")
 
@@ -402,7 +401,7 @@ class _Child:
         self.exited = asyncio.ensure_future(process.wait())
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], request: Request, log: "_Log") -> "_Child":
+    async def spawn(cls, command: Sequence[str], request: Request, log: ServerLog) -> "_Child":
         """Start the command and hand it the request. Raises `ServerError`."""
         try:
             process = await asyncio.create_subprocess_exec(
@@ -469,77 +468,10 @@ def child_environment() -> dict[str, str]:
     }
 
 
-class _Log:
-    """The file that the child writes to, which may not exist: a full disk stops no server."""
-
-    def __init__(self, path: Path | None = None, file: BinaryIO | None = None) -> None:
-        self.path = path
-        self.file = file
-        self._mark = 0
-
-    @classmethod
-    def open(cls, folder: Path, model: Path) -> "_Log":
-        """A new file in the first place that takes one; old ones are thinned out."""
-        for place in (folder, Path(tempfile.gettempdir())):
-            with contextlib.suppress(OSError):
-                return cls._create(place, model)
-        return cls()
-
-    @classmethod
-    def _create(cls, folder: Path, model: Path) -> "_Log":
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _thin_out(folder)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        descriptor, name = tempfile.mkstemp(".log", f"{_LOG_PREFIX}{stamp}-", folder)
-        file = os.fdopen(descriptor, "ab", buffering=0)
-        try:
-            file.write(f"model {model}\n".encode(errors="replace"))  # fails on a full disk
-        except OSError:
-            file.close()
-            Path(name).unlink()
-            raise
-        return cls(Path(name), file)
-
-    def tail(self, lines: int) -> str:
-        """The last lines, without control characters."""
-        return "\n".join(self._read(-_LOG_END).splitlines()[-lines:])
-
-    def mark(self) -> None:
-        """A process is about to start: what `reason` looks at begins here."""
-        self._mark = self._size()
-
-    def reason(self) -> str:
-        """The first error that was logged since the mark, without its time stamp."""
-        lines = self._read(self._mark).splitlines()
-        errors = [line.partition(" E ")[2] for line in lines if " E " in line]
-        return " ".join(errors[0].split()) if errors else ""
-
-    def close(self) -> None:
-        """Close our side of the file. Idempotent."""
-        if self.file is not None:
-            self.file.close()
-
-    def _size(self) -> int:
-        return self.path.stat().st_size if self.path is not None and self.path.exists() else 0
-
-    def _read(self, start: int) -> str:
-        """At most `_LOG_END` bytes from `start` on; a negative one counts from the end."""
-        if self.path is None:
-            return ""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(max(0, start if start >= 0 else self._size() + start))
-                text = file.read(_LOG_END).decode(errors="replace")
-        except OSError:
-            return ""
-        return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-
-
-def _thin_out(folder: Path) -> None:
-    logs = sorted(folder.glob(f"{_LOG_PREFIX}*.log"))  # by name: the time stamp leads
-    for old in logs[: max(0, len(logs) - _KEPT_LOGS + 1)]:
-        with contextlib.suppress(OSError):
-            old.unlink()
+async def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end; its exception, if any, stays in it."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def _healthy(address: str) -> bool:

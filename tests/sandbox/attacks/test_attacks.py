@@ -19,7 +19,7 @@ from tests.sandbox.attacks.run import STREAMS
 
 NAMESPACES = [name for name in LAYERS if "namespace" in name]
 PRECONDITION = ["no new privileges"]
-SETS = {
+SETS: dict[str, list[str]] = {
     "none": [],
     "namespaces": NAMESPACES,
     "limits": ["limits", "capabilities"],

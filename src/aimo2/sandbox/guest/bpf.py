@@ -24,7 +24,9 @@ _ERRNO: Final = 0x00050000
 CLONE_PARENT: Final = 0x00008000
 _CLONE_THREAD: Final = 0x00010000
 FORK_FLAGS: Final = CLONE_PARENT | signal.SIGCHLD
-"""The one `clone` that makes a process: what `native.clone_parent` does."""
+"""What `native.clone_parent` does."""
+LIBRARY_FORK_FLAGS: Final = 0x01000000 | 0x00200000 | signal.SIGCHLD
+"""What the C library's `fork` does: `CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD`."""
 
 _ARCHITECTURES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NEWEST: Final = 470
@@ -147,8 +149,9 @@ def assemble(machine: str, *, pid: int, writes: bool, fork: int | None) -> bytes
     """The program for one kernel, eight bytes an instruction.
 
     `pid`: the process that may signal its own threads. `writes`: whether files may be made and
-    changed. `fork`: the action for the one clone that makes a process (`ALLOW`, `NOTIFY`), or
-    `None` where it is denied. Raises `ValueError` for a machine without a list.
+    changed. `fork`: the action for the clone by which a kernel forks (`ALLOW`; `NOTIFY`, then for
+    the C library's fork, too), or `None` where it is denied. Raises `ValueError` for a machine
+    without a list.
     """
     column = list(_ARCHITECTURES).index(machine)
     architecture = _ARCHITECTURES[machine]
@@ -187,6 +190,8 @@ def _guarded(
         (_NR["prlimit64"], (_Check(0, [0]),), ALLOW),
         (_NR["tgkill"], (_Check(0, [pid]),), ALLOW),
     ]
+    if fork == NOTIFY:
+        rules.append((_NR["clone"], (_Check(0, [LIBRARY_FORK_FLAGS]),), NOTIFY))
     if fork is not None:
         rules.append((_NR["clone"], (_Check(0, [FORK_FLAGS]),), fork))
     for numbers, flags in _OPEN.values():

@@ -6,6 +6,7 @@ Knows no sockets, no processes and no limits but the output's; a time-out reache
 import ast
 import asyncio
 import builtins
+import errno
 import inspect
 import io
 import linecache
@@ -16,7 +17,6 @@ import sys
 import textwrap
 import traceback
 import types
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, cast
@@ -153,19 +153,16 @@ class Notebook:
 
     def _parse(self, code: str, filename: str) -> tuple[str, ast.Module]:
         """The tree of a cell, mended where it is indented or has notebook commands."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        try:
+            return code, _tree(code, filename)
+        except SyntaxError as error:
+            mended = _NOTEBOOK_COMMAND.sub(r"\1pass", textwrap.dedent(code))
+            if mended == code:
+                raise
             try:
-                return code, _tree(code, filename)
-            except SyntaxError as error:
-                mended = _NOTEBOOK_COMMAND.sub(r"\1pass", textwrap.dedent(code))
-                if mended == code:
-                    raise
-                try:
-                    tree = _tree(mended, filename)
-                except SyntaxError:
-                    raise error from None
-                return mended, tree
+                return mended, _tree(mended, filename)
+            except SyntaxError:
+                raise error from None
 
     def _evaluate(self, code: types.CodeType) -> object:
         value = eval(code, self.namespace)
@@ -218,6 +215,8 @@ class Notebook:
             text = f"{text[:half]} ... {text[-half:]}"
         if isinstance(error, ModuleNotFoundError) and self._available:
             text += f" (available: {', '.join(self._available)} and the standard library)"
+        elif isinstance(error, PermissionError) and error.errno == errno.EPERM:
+            text += " (no network and no other programs or processes here)"
         return text
 
 

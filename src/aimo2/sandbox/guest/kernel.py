@@ -11,20 +11,24 @@ credentials, not from this word.
 import array
 import os
 import random
+import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from .cells import Notebook, reseed
 from .frames import Decoder, encode
-from .native import MACHINE, clone_parent
+from .native import clone_parent, is_raw_fork_known, prctl
 from .output import Output
 
-__all__ = ["Wire", "serve"]
+__all__ = ["Server", "Wire", "die_with_parent"]
 
 _CHUNK: Final = 256 * 1024
 _REPLY_CHARS: Final = 6_000
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class Wire:
@@ -69,92 +73,110 @@ def _recv_fds(sock: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(fds)
 
 
-def serve(wire: Wire, notebook: Notebook, flood: int, settle: Callable[[], None]) -> NoReturn:
-    """Serve commands until the host closes the socket. `settle`: what a fork does to itself."""
-    # From here on the process is the cell's; an exit of any kind must not run the zygote's code.
-    try:
-        wire.send({"op": "hello", "pid": os.getpid()})
-        while (received := wire.receive()) is not None:
-            wire = _answer(wire, notebook, flood, settle, *received)
-    finally:
-        os._exit(0)
+class Server:
+    """One kernel's process, from its greeting to its end."""
 
+    def __init__(self, wire: Wire, notebook: Notebook, flood: int, settle: Callable[[], None]):
+        """`flood`: bytes of output after which a cell is stopped. `settle`: what a fork does to
+        itself besides taking up its own socket and memory."""
+        self._wire = wire
+        self._notebook = notebook
+        self._flood = flood
+        self._settle = settle
+        self._zygote = os.getppid()
+        self._guarded = True  # whether the end of the zygote is our end
+        self._children = False  # whether forks of ours are our children and not the zygote's
+        die_with_parent()
 
-def _answer(
-    wire: Wire,
-    notebook: Notebook,
-    flood: int,
-    settle: Callable[[], None],
-    frame: dict[str, Any],
-    fds: list[int],
-) -> Wire:
-    """Answer one command; returns the wire to go on with, a new one in a new kernel."""
-    if frame["op"] == "run":
-        notebook.output.reset()
-        verdict = notebook.run(frame["code"])
+    def serve(self) -> NoReturn:
+        """Answer commands until the host closes the socket."""
+        # From here on the process is the cell's; no exit of any kind may run the zygote's code.
+        try:
+            self._greet()
+            while (received := self._wire.receive()) is not None:
+                self._look_after_family()
+                self._answer(*received)
+        finally:
+            os._exit(0)
+
+    def _greet(self) -> None:
+        self._wire.send({"op": "hello", "pid": os.getpid()})
+
+    def _look_after_family(self) -> None:
+        if not self._guarded and os.getppid() == self._zygote:
+            self._guarded = True
+            die_with_parent()
+        if self._children:
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+
+    def _answer(self, frame: dict[str, Any], fds: list[int]) -> None:
+        reply: dict[str, Any] | None
+        if frame["op"] == "run":
+            reply = self._run(frame["code"])
+        elif frame["op"] == "reseed":
+            reseed(frame["seed"])
+            reply = {}
+        else:
+            reply = self._fork(fds)
+        if reply is not None:
+            self._wire.send({"id": frame["id"]} | reply)
+
+    def _run(self, code: str) -> dict[str, Any]:
+        self._notebook.output.reset()
+        verdict = self._notebook.run(code)
         text = verdict.traceback
         if len(text) > _REPLY_CHARS:
             text = text[: _REPLY_CHARS // 2] + "\n...\n" + text[-_REPLY_CHARS // 2 :]
-        wire.send({"id": frame["id"], "error": verdict.error, "traceback": text})
-        return wire
-    if frame["op"] == "reseed":
-        reseed(frame["seed"])
-        wire.send({"id": frame["id"]})
-        return wire
-    drawn = random.getstate()
-    try:
-        child = _fork_sibling()
-    except OSError as error:
+        return {"error": verdict.error, "traceback": text}
+
+    def _fork(self, fds: list[int]) -> dict[str, Any] | None:
+        """The old kernel's reply; `None` in the new one, which has greeted."""
+        drawn = random.getstate()
+        try:
+            child = self._split()
+        except OSError as error:
+            child, reply = -1, {"refused": error.strerror}
+        else:
+            reply = {}
+        if child == 0:
+            random.setstate(drawn)  # the module seeds itself anew in every forked process
+            self._become(fds)
+            return None
         for fd in fds:
             os.close(fd)
-        wire.send({"id": frame["id"], "refused": f"{error.strerror} (fork)"})
-        return wire
-    if child:
-        for fd in fds:
-            os.close(fd)
-        wire.send({"id": frame["id"]})
-        return wire
-    random.setstate(drawn)  # the module seeds itself anew in every forked process
-    return _become(wire, notebook, flood, settle, fds)
+        return reply
+
+    def _split(self) -> int:
+        """Fork; where that is safe, the child's parent is the zygote.
+
+        With several threads, a bytecode between the raw call and Python's own repair of the
+        child may wait for a thread that the child does not have. `os.fork` does both in one step.
+        """
+        if is_raw_fork_known() and len(sys._current_frames()) == 1:
+            return clone_parent()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        self._children = True
+        return child
+
+    def _become(self, fds: list[int]) -> None:
+        """In a new kernel: leave the old one's socket and memory, take up its own."""
+        self._wire.sock.close()
+        self._notebook.output.detach_memory()
+        self._notebook.after_fork(Output(fds[1], self._flood))
+        self._children = False
+        self._guarded = os.getppid() == self._zygote
+        if self._guarded:  # else the end of the old kernel would be ours
+            die_with_parent()
+        self._settle()
+        self._wire = Wire(socket.socket(fileno=fds[0]))
+        self._greet()
 
 
-def _become(
-    wire: Wire,
-    notebook: Notebook,
-    flood: int,
-    settle: Callable[[], None],
-    fds: list[int],
-) -> Wire:
-    """In a new kernel: leave the old one's socket and memory, take up its own."""
-    wire.sock.close()
-    notebook.output.detach_memory()
-    notebook.after_fork(Output(fds[1], flood))
-    settle()
-    own = Wire(socket.socket(fileno=fds[0]))
-    own.send({"op": "hello", "pid": os.getpid()})
-    return own
-
-
-def _fork_sibling() -> int:
-    """Fork so that the child's parent is this process's parent, the zygote.
-
-    The zygote then reaps it, and its parent-death signal means the zygote's death, not ours.
-    """
-    if MACHINE in ("x86_64", "aarch64") and sys.platform == "linux":
-        return clone_parent()
-    return _fork_twice()
-
-
-def _fork_twice() -> int:
-    # The child of a child that ends at once goes to the nearest subreaper: the zygote.
-    middle = os.fork()
-    if middle:
-        os.waitpid(middle, 0)
-        return middle
-    try:
-        inner = os.fork()
-    except OSError:
-        os._exit(1)
-    if inner:
-        os._exit(0)
-    return 0
+def die_with_parent() -> None:
+    """Have the system kill us when our parent ends, where it can."""
+    with suppress(OSError):
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Final
 
-__all__ = ["MACHINE", "call", "clone_parent", "prctl", "syscall"]
+__all__ = ["MACHINE", "call", "clone_parent", "is_raw_fork_known", "prctl", "syscall"]
 
 MACHINE: Final = platform.machine()
 """`x86_64` and `aarch64` are the ones with a seccomp filter."""
@@ -55,6 +55,11 @@ def syscall(name: str, number: int, *arguments: int | ctypes.Array[ctypes.c_char
     six = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     _libc.syscall.restype = ctypes.c_long
     return _checked(_libc.syscall(ctypes.c_long(number), *six), name)
+
+
+def is_raw_fork_known() -> bool:
+    """Whether `clone_parent` works here."""
+    return _LINUX and MACHINE in _NR_CLONE
 
 
 def clone_parent() -> int:

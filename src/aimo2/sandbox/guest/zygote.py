@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
@@ -27,7 +28,7 @@ from typing import IO, Any, Final, NoReturn
 from . import namespaces, plots
 from .cells import Notebook, reseed
 from .guard import ForkGuard
-from .kernel import Wire, serve
+from .kernel import Server, Wire, die_with_parent
 from .layers import Isolation, Outcome, attempt, own_domain
 from .native import prctl
 from .output import Output
@@ -35,7 +36,6 @@ from .probe import Baits, observe
 
 __all__ = ["Plan", "main"]
 
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _KNOWN_PACKAGES: Final = ("gmpy2", "matplotlib", "pandas", "sklearn", "galois", "ortools", "z3")
@@ -101,6 +101,10 @@ class Zygote:
         sys.set_int_max_str_digits(self.plan.digits)
         for name in self.plan.preload:
             self._import(name)
+        # What a warning says about old names is noise to a model.
+        for category in (DeprecationWarning, PendingDeprecationWarning, SyntaxWarning):
+            warnings.simplefilter("ignore", category)
+        self._print_plainly()
         if "sympy" in self.imported:
             exec(_WARM_UP, {})
         extra = [name for name in _KNOWN_PACKAGES if _installed(name)]
@@ -120,6 +124,12 @@ class Zygote:
             self.missing.append(name)
         else:
             self.imported[name] = time.perf_counter() - start
+
+    def _print_plainly(self) -> None:
+        """`3` and not `np.int64(3)`, also within lists, as before NumPy 2."""
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and not numpy.__version__.startswith("1."):
+            numpy.set_printoptions(legacy="1.25")
 
     def _limits(self) -> dict[str, int]:
         """Resource limits of a kernel: `RLIMIT_` name -> value."""
@@ -238,15 +248,15 @@ class Zygote:
             self._made += 1
             scratch = self._new_scratch(str(frame["family"]))
             delivery, theirs = socket.socketpair()
-            pid = os.fork()
-        except OSError as error:
-            self.host.send(answer | {"refused": error.strerror})
-        else:
-            if pid == 0:
-                self._become_kernel(frame, fds, scratch, theirs)
-            theirs.close()
+            with theirs:
+                pid = os.fork()
+                if pid == 0:
+                    self._become_kernel(frame, fds, scratch, theirs)
             self._guard.expect(delivery)
-            self.host.send(answer | {"pid": pid})
+            answer["pid"] = pid
+        except OSError as error:
+            answer["refused"] = error.strerror
+        self.host.send(answer)
         for fd in fds:
             os.close(fd)
 
@@ -268,7 +278,7 @@ class Zygote:
             reseed(frame["seed"])
             gc.enable()
             wire = Wire(socket.socket(fileno=fds[0]))
-            serve(wire, notebook, self.plan.flood, lambda: _settle_fork(scratch))
+            Server(wire, notebook, self.plan.flood, lambda: _settle_fork(scratch)).serve()
         finally:
             os._exit(70)
 
@@ -285,14 +295,12 @@ class Zygote:
                     socket.send_fds(delivery, [b"!"], [listener])
         if listener is not None:
             os.close(listener)
-        _die_with_parent()
         if scratch is not None:
             _own_folder(scratch)
 
 
 def _settle_fork(scratch: str | None) -> None:
-    """What a forked kernel does to itself: its own death signal, domain and folder."""
-    _die_with_parent()
+    """What a forked kernel does to itself: its own domain and folder."""
     own_domain()
     if scratch is not None:
         before = Path.cwd()
@@ -305,11 +313,6 @@ def _own_folder(scratch: str) -> Path:
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
     return folder
-
-
-def _die_with_parent() -> None:
-    with suppress(OSError):
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _installed(name: str) -> bool:
@@ -359,7 +362,7 @@ def _leave_to_child() -> None:
     """Fork into the new pid namespace; the parent only waits, and is what the host knows."""
     child = os.fork()
     if child == 0:
-        _die_with_parent()
+        die_with_parent()
         return
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     _, status = os.waitpid(child, 0)
