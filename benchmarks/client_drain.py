@@ -126,6 +126,51 @@ def loads_of(name: str) -> Callable[[bytes], Any]:
     return loads
 
 
+async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
+    """The client under the whole rollout loop: parser, loop detector, observer, trace."""
+    from aimo2.answers import canonical
+    from aimo2.config import RolloutConfig, SamplingConfig, SolveConfig
+    from aimo2.deadline import Deadline
+    from aimo2.llm.client import OpenAIModel
+    from aimo2.llm.template import CHATML
+    from aimo2.rollout import Rollout
+    from aimo2.sandbox import CellResult
+    from aimo2.sandbox.fake import FakeSandbox
+    from aimo2.types import Problem
+
+    class Unseen:
+        """Watches nothing."""
+
+        def text(self, rollout: int, kind: object, text: str) -> None: ...
+
+        def progress(self, rollout: Rollout) -> None: ...
+
+    async def canonicalise(raw: str) -> Any:
+        return canonical(raw, "int", None)
+
+    config = SolveConfig(
+        openings=("plain",),
+        sampling=SamplingConfig(logprobs=bool(job.logprobs)),
+        rollout=RolloutConfig(max_tokens=job.num_tokens),
+    )
+    problem = Problem(id="1", statement="How many divisors has 20!?")
+    async with (
+        OpenAIModel(job.url, chat_template=CHATML) as model,
+        FakeSandbox(lambda code, namespace: CellResult("")) as sandbox,
+    ):
+        deadline = Deadline.after(600)
+        await model.connect(deadline)
+        rollouts = [
+            Rollout(problem, index, config, model, sandbox, canonicalise, Unseen())
+            for index in range(job.num_streams)
+        ]
+        with stopwatch:
+            await asyncio.gather(*(rollout.run(deadline) for rollout in rollouts))
+        stops = {rollout.trace().stop_reason for rollout in rollouts}
+        assert stops <= {"max_tokens", "answered", "no_answer"}, stops
+        return sum(rollout.num_tokens for rollout in rollouts)
+
+
 def drain_aiohttp(json_library: str) -> Drain:
     async def drain(job: Job, stopwatch: Stopwatch) -> int:
         aiohttp = importlib.import_module("aiohttp")
@@ -194,13 +239,14 @@ async def drain_h11(job: Job, stopwatch: Stopwatch) -> int:
 
 DRAINS: dict[str, tuple[Drain, Sequence[str]]] = {
     "client": (drain_client, ()),
+    "rollout": (drain_rollout, ()),
     "aiohttp+orjson": (drain_aiohttp("orjson"), ("aiohttp", "orjson")),
     "aiohttp+msgspec": (drain_aiohttp("msgspec"), ("aiohttp", "msgspec")),
     "aiohttp+json": (drain_aiohttp("json"), ("aiohttp",)),
     "h11+orjson": (drain_h11, ("h11", "orjson")),
     "httpx+orjson": (drain_httpx, ("httpx", "orjson")),
 }
-"""What can be drained with, and the modules that it needs. A rollout loop is one more entry."""
+"""What can be drained with, and the modules that it needs."""
 
 
 @dataclass(frozen=True)

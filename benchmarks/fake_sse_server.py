@@ -2,7 +2,7 @@
 
 Speaks just enough of the OpenAI completions API for `benchmarks/client_drain.py`: every event is
 encoded before the first request, so that a core of this server outruns a core of any client.
-Knows no model: the text repeats.
+Knows no model: the text repeats after 7,500 tokens.
 
     python benchmarks/fake_sse_server.py --rate 210      prints its base URL, serves until killed
 """
@@ -14,16 +14,27 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, cast
 
 import uvloop
 
 Logprobs = Literal["none", "openai", "chat"]
 
-TEXT = """We count the divisors of $20!$. By Legendre's formula the exponent of a prime $p$ in \
-$n!$ is $\\sum_k \\lfloor n / p^k \\rfloor$, so $20! = 2^{18} \\cdot 3^8 \\cdot 5^4 \\cdot 7^2 \
-\\cdot 11 \\cdot 13 \\cdot 17 \\cdot 19$.\nEach divisor chooses an exponent for every prime, \
-which gives $19 \\cdot 9 \\cdot 5 \\cdot 3 \\cdot 2^4 = 41040$ choices; let us check the sum.\n"""
+SENTENCE = "Step {}: the exponent of $p={}$ in ${}!$ is $\\lfloor {}/{} \\rfloor = {}$; go on.\n"
+
+
+def text_of(num_steps: int) -> str:
+    """Reasoning that does not repeat itself, so that a loop detector has to look at all of it."""
+    random = Random(0)
+    return "".join(
+        SENTENCE.format(step, *(random.randrange(10_000) for _ in range(5)))
+        for step in range(num_steps)
+    )
+
+
+TEXT = text_of(400)
+"""About 30,000 characters, 7,500 tokens; repeats after that."""
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"

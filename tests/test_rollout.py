@@ -121,7 +121,7 @@ def test_the_last_code_run_is_announced_and_one_more_ends_the_rollout() -> None:
 def test_without_code_nothing_is_run_and_blocks_are_text() -> None:
     ran = run_rollout(model(CODE + "\\boxed{41}"), config(max_code_runs=0, openings=("code",)))
     assert ran.trace.answer == "41"
-    assert (ran.trace.prefix, ran.sandbox.kernels) == ("", [])
+    assert (ran.trace.prefix, ran.trace.opening, ran.sandbox.kernels) == ("", "plain", [])
     assert "without code" in ran.model.calls[0].conversation.messages[0].content
 
 
@@ -198,6 +198,16 @@ def test_a_failed_model_is_a_record_that_keeps_the_text() -> None:
 def test_a_full_context_ends_the_rollout() -> None:
     ran = run_rollout(model([ContextFull("4096 tokens")]), config())
     assert ran.trace.stop_reason == "max_context"
+
+
+def test_a_length_before_our_own_limit_is_a_full_context() -> None:
+    ran = run_rollout(model([Chunk("so", 1), Chunk("", 0, (), "length")]), config(max_tokens=50))
+    assert ran.trace.stop_reason == "max_context"
+
+
+def test_a_printed_special_token_stays_text() -> None:
+    ran = run_rollout(model("```python\nprint('<|im_end|>')\n```\n", "\\boxed{1}"), config())
+    assert "<|" not in ran.trace.turns[0].injected
 
 
 def test_a_lost_sandbox_is_a_record() -> None:

@@ -80,6 +80,8 @@ class ServerConfig(_Config):
     """Name to ask for; `None` takes the first that the server lists."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself is never stored."""
+    chat_template: str | None = None
+    """A file with the Jinja source, or `chatml`; `None` takes the server's or the model's own."""
 
 
 class LocalServerConfig(_Config):

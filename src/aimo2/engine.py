@@ -8,12 +8,14 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from aimo2.answers import Judge
 from aimo2.config import EngineConfig, LocalServerConfig, SolveConfig
 from aimo2.deadline import Deadline
-from aimo2.errors import DeadlinePassed, ModelUnavailable, ServerError, SetupError
+from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable, ServerError, SetupError
 from aimo2.llm.client import Endpoint, OpenAIModel
+from aimo2.llm.template import CHATML
 from aimo2.sandbox.forkserver import ForkSandbox
 from aimo2.serving.llama_cpp import LlamaServer, ServerEvent
 from aimo2.serving.machine import usable_cores
@@ -96,13 +98,29 @@ async def _open_model(
         model, failure = await stack.enter_async_context(client), lambda: server.failure
     else:
         served, key_env = config.server, config.server.api_key_env
-        endpoint = Endpoint(served.base_url, os.environ.get(key_env) if key_env else None)
-        client = OpenAIModel(endpoint, model=served.model)
+        endpoint = Endpoint(served.base_url, os.environ[key_env] if key_env else None)
+        client = OpenAIModel(
+            endpoint, model=served.model, chat_template=_template(served.chat_template)
+        )
         model, failure = await stack.enter_async_context(client), lambda: None
     features = await model.connect(deadline)
     for line in features.reduced:
         notify(f"{model.name}: {line}")
     return model, failure
+
+
+def _template(wanted: str | None) -> str | None:
+    """Jinja source: of the file that is named, or ChatML. Raises `ConfigError`."""
+    if wanted is None:
+        return None
+    if wanted == "chatml":
+        return CHATML
+    try:
+        return Path(wanted).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--chat-template {wanted} cannot be read ({error}); give a Jinja file, or chatml"
+        ) from error
 
 
 async def _start_server(

@@ -104,7 +104,9 @@ class Rollout:
         observer: Observer,
     ) -> None:
         self.index = index
-        self.opening: Opening = config.openings[index % len(config.openings)]
+        self._with_code = config.rollout.max_code_runs > 0
+        wanted = config.openings[index % len(config.openings)]
+        self.opening: Opening = wanted if self._with_code else "plain"
         self.state: RolloutState = "sampling"
         self.answer: Answer | None = None
         self.stop_reason: RolloutStop | None = None
@@ -117,7 +119,6 @@ class Rollout:
         self._sandbox = sandbox
         self._canonicalise = canonicalise
         self._observer = observer
-        self._with_code = config.rollout.max_code_runs > 0
         self._start = prompts.start(
             problem.statement, self.opening, config.answer_type, code=self._with_code
         )
@@ -262,7 +263,10 @@ class Rollout:
             return "loop"
         if isinstance(event, BoxSeen):
             return await self._check_answer()
-        return "max_tokens" if hit_limit else "no_answer"
+        if not hit_limit:
+            return "no_answer"
+        # A server whose context is full says "length", too, before our own limit.
+        return "max_tokens" if self.num_tokens >= self._limits.max_tokens else "max_context"
 
     async def _check_answer(self) -> RolloutStop | None:
         """A boxed answer ends the rollout if it is usable; otherwise the model goes on."""
@@ -310,7 +314,8 @@ class Rollout:
         room = max(limit - len(trace), limit // 4)
         output, output_cut = cut_middle(result.output.strip("\n"), room)
         parts = [part for part in (output, trace) if part]
-        return "\n".join(parts) or prompts.SILENT_OUTPUT, trace_cut or output_cut
+        shown = "\n".join(parts) or prompts.SILENT_OUTPUT
+        return _defused(shown), trace_cut or output_cut
 
     def _feedback(self, block: CodeBlock, run: CodeRun) -> str:
         """The text put behind a code block: its output in the same indentation, and a nudge."""
@@ -420,6 +425,11 @@ class Rollout:
 def _is_thinking(reply: str) -> bool:
     """Whether the reply so far ends inside a thinking section."""
     return reply.rfind("<think>") > reply.rfind("</think>")
+
+
+def _defused(output: str) -> str:
+    """Printed special tokens, such as an end of turn, must stay text for the server."""
+    return output.replace("<|", "< |")
 
 
 def _longer_fence(output: str) -> str:

@@ -118,7 +118,7 @@ def _node(body: list[str]) -> Node:
 
 def _in_base(body: list[str]) -> int | None:
     """`1001001_{2}`: digits with a base as subscript."""
-    if len(body) != 5 or body[1:3] != ["_", "{"] or not (body[0].isdecimal() and body[3].isdecimal()):
+    if len(body) != 5 or body[1:3] != ["_", "{"] or not (body[0] + body[3]).isdecimal():
         return None
     try:
         return int(body[0], int(body[3]))

@@ -107,6 +107,10 @@ def solve(
     api_key_env: Annotated[
         str | None, typer.Option(help="Name of the environment variable with the API key.")
     ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(help="With --base-url: a Jinja file, or chatml, where the server has none."),
+    ] = None,
     rollouts: Annotated[
         int | None, typer.Option("--rollouts", "-n", help="Attempts a problem, at most.")
     ] = None,
@@ -152,7 +156,7 @@ def solve(
     problems = _problems(text, file)
     try:
         engine_config = EngineConfig(
-            server=_server(base_url, model, api_key_env),
+            server=_server(base_url, model, api_key_env, chat_template),
             concurrency=concurrency,
             threads=threads,
             context=context,
@@ -207,14 +211,18 @@ def _problems(text: Sequence[str] | None, file: str | None) -> list[Problem]:
     return [Problem(id="1", statement=statement)]
 
 
-def _server(base_url: str | None, model: str | None, key_env: str | None) -> ServerConfig | None:
+def _server(
+    base_url: str | None, model: str | None, key_env: str | None, template: str | None
+) -> ServerConfig | None:
     if base_url is None:
+        if template is not None:
+            raise ConfigError("--chat-template needs --base-url: the local engine has its own")
         if key_env is not None:
             raise ConfigError("--api-key-env needs --base-url: the local engine has no key")
         return None
     if key_env is not None and not os.environ.get(key_env):
         raise ConfigError(f"--api-key-env {key_env}: that environment variable is not set")
-    return ServerConfig(base_url=base_url, model=model, api_key_env=key_env)
+    return ServerConfig(base_url=base_url, model=model, api_key_env=key_env, chat_template=template)
 
 
 def _display(console: Console, total: int, *, show: bool) -> Display:
