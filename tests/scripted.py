@@ -28,6 +28,9 @@ class InstantJudge(Judge):
     ) -> dict[str, Any]:
         return {"note": "not a number"}
 
+    async def warm(self) -> None:
+        """There is nothing to start."""
+
 
 PROBLEM = Problem(id="p", statement="What is 6 times 7?", gold="42")
 
@@ -93,6 +96,7 @@ def config(
 class Ran:
     """A rollout that has ended, and what it used."""
 
+    rollout: Rollout
     trace: Trace
     model: ScriptedModel
     sandbox: FakeSandbox
@@ -131,7 +135,7 @@ def run_rollout(
             if not task.cancelled():
                 task.result()
             assert sandbox.open_kernels == []
-            return Ran(rollout.trace(), scripted, sandbox, recorder, rollout.seconds)
+            return Ran(rollout, rollout.trace(), scripted, sandbox, recorder, rollout.seconds)
 
     return run_virtual(main())
 

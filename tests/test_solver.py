@@ -137,6 +137,17 @@ def test_a_bare_output_weighs_less_than_a_boxed_answer() -> None:
     assert run.solved.outcome.votes == {"42": 1.0, "7": 0.5}
 
 
+def test_equal_expressions_vote_together_under_the_first_one_written() -> None:
+    run = run_solver(
+        model(boxed("\\frac{1}{2}"), boxed("3"), boxed("0.5")),
+        config(num_rollouts=3, answer_type="expr", stop="never"),
+        problem=Problem(id="p", statement="s", gold="1/2"),
+    )
+    outcome = run.solved.outcome
+    assert list(outcome.votes.values()) == [2.0, 1.0]
+    assert outcome.correct is True
+
+
 def test_openings_are_taken_in_turn() -> None:
     run = run_solver(
         model(boxed(1)), config(num_rollouts=4, openings=("code", "plain"), stop="never")

@@ -152,6 +152,7 @@ class Rollout:
         stays readable.
         """
         self._started_at = asyncio.get_running_loop().time()
+        self._observer.progress(self)
         self._observer.text(self.index, "prefix", self._start.prefix)
         own = deadline.within(self._limits.timeout)
         try:

@@ -91,11 +91,21 @@ class Solver:
         loop = asyncio.get_running_loop()
         started = loop.time()
         self._deadline = deadline
-        await self._run_workers(deadline.earlier(_LAST_WORD_SECONDS))
+        warming = asyncio.create_task(self._warm())
+        try:
+            await self._run_workers(deadline.earlier(_LAST_WORD_SECONDS))
+        finally:
+            warming.cancel()
+            await asyncio.wait([warming])
         return Solved(
             await self._outcome(loop.time() - started),
             tuple(rollout.trace() for rollout in self._board.rollouts),
         )
+
+    async def _warm(self) -> None:
+        """Expressions need algebra: its first worker starts while the model thinks."""
+        if self._config.answer_type == "expr":
+            await self._tools.judge.warm()
 
     async def _run_workers(self, deadline: Deadline) -> None:
         """Own every rollout's task: start them, wait for the end, cancel the rest and await it."""

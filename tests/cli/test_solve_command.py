@@ -215,6 +215,20 @@ def test_ctrl_c_keeps_what_was_finished(run: Run, tmp_path: Path) -> None:
     assert "interrupted; 2 problems done, 0 left" in run.err
 
 
+def test_ctrl_c_before_any_vote_leaves_the_problem_open(run: Run, tmp_path: Path) -> None:
+    source = problems(tmp_path, {"id": "a", "problem": "x"}, {"id": "b", "problem": "y"})
+
+    def hang() -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield Delay(3600)
+
+    out = tmp_path / "o.csv"
+    assert run("solve", "-f", source, "-o", str(out), scripted=model(hang())) == 130
+    assert run.out == ""
+    assert not out.exists()
+    assert "interrupted; 0 problems done, 2 left" in run.err
+
+
 def test_a_full_disk_still_prints_the_answer(run: Run) -> None:
     assert run("solve", "x", "-o", "/dev/full") == 2
     assert run.out == "42\n"

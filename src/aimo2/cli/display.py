@@ -196,14 +196,14 @@ class LiveDisplay:
     def _draw(self) -> RenderableType:
         if self._tally is None:
             return Text("")
-        table = Table(title=escape(self._title), title_justify="left", expand=False)
+        table = Table(expand=False)
         for heading in ("rollout", "opening", "state"):
             table.add_column(heading)
         for heading in ("tokens", "code runs", "answer"):
             table.add_column(heading, justify="right")
         for index in sorted(self._rollouts):
             table.add_row(*self._row(self._rollouts[index]))
-        return Group(table, self._tally_line(self._tally()))
+        return Group(Text(self._title, style="bold"), table, self._tally_line(self._tally()))
 
     @staticmethod
     def _row(rollout: Rollout) -> tuple[str, ...]:

@@ -281,6 +281,8 @@ class _Session:
         self.display.started(problem, number, lambda: solver.tally)
         solved = await solver.solve(deadline)
         assert self.outcomes is not None
+        if solved.outcome.stop_reason == "interrupted" and solved.outcome.answer is None:
+            return  # Not finished: a later run should find it unanswered, not answered by nothing.
         self.outcomes.append(solved.outcome)
         self.display.ended(solved.outcome)
         self.output.add(solved)
