@@ -24,7 +24,7 @@ from aimo2.solver import Tools
 
 LOCAL_ROLLOUTS = 4
 SERVED_ROLLOUTS = 16
-_STOP_SECONDS = 1.0
+_STOP_SECONDS = 0.2
 """Our server holds nothing worth waiting for once the answers are out."""
 _CORES_A_STREAM = 4
 """A CPU engine below this many cores is bound by arithmetic: streams only share its throughput,

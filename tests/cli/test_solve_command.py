@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from aimo2 import cli, engine
@@ -32,6 +34,7 @@ class Run:
         self.configs: list[tuple[EngineConfig, SolveConfig]] = []
         self.out = self.err = ""
         self.set_up_error: Exception | None = None
+        self.began = time.time()
 
     def _ensure_model(self, name: str, console: object) -> Path:
         if self.set_up_error is not None:
@@ -55,6 +58,7 @@ class Run:
         self._monkeypatch.setattr(engine, "open_engine", open_engine)
         self._monkeypatch.setattr("aimo2.cli.solve.ensure_model", self._ensure_model)
         self._monkeypatch.setattr(sys, "argv", ["aimo2", *args])
+        self._monkeypatch.setattr(psutil.Process, "create_time", lambda process: self.began)
         with pytest.raises(SystemExit) as ended:
             cli.main()
         self.out, self.err = self._capfd.readouterr()
@@ -238,6 +242,14 @@ def test_a_full_disk_still_prints_the_answer(run: Run) -> None:
 def test_a_server_that_is_gone_is_told(run: Run) -> None:
     assert run("solve", "x", scripted=model([ModelUnavailable("cannot reach it")])) == 1
     assert "cannot reach it" in run.err
+
+
+def test_the_clock_of_the_first_problem_starts_with_the_process(run: Run, tmp_path: Path) -> None:
+    source = problems(tmp_path, {"id": "a", "problem": "x"}, {"id": "b", "problem": "y"})
+    run.began -= 1000
+    assert run("solve", "-f", source, "--timeout", "900") == 1
+    assert run.out == "a\t\nb\t42\n"
+    assert "deadline" in run.err
 
 
 def test_a_set_up_error_is_one_line(run: Run) -> None:

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -26,7 +28,7 @@ from aimo2.config import (
     ServerConfig,
     SolveConfig,
 )
-from aimo2.deadline import Deadline
+from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import ConfigError, InputError, ServerError
 from aimo2.journal import AnswerFile, TraceFile
 from aimo2.problems import read_problems
@@ -192,12 +194,16 @@ def solve(
             as_json=as_json,
             with_ids=file is not None and len(problems) > 1,
         )
+        fetching = 0.0
         if engine_config.server is None:
+            asked = time.monotonic()
             path = ensure_model(model or DEFAULT_MODEL.name, console)
+            fetching = time.monotonic() - asked
             engine_config = engine_config.model_copy(update={"model_path": path})
         display = _display(console, len(problems), show=show)
-        code_ = _run(_Session(problems, config, engine_config, output, display))
-    raise typer.Exit(code_)
+        session = _Session(problems, config, engine_config, output, display, fetching)
+        exit_code = _run(session)
+    raise typer.Exit(exit_code)
 
 
 def _problems(text: Sequence[str] | None, file: str | None) -> list[Problem]:
@@ -240,6 +246,8 @@ class _Session:
     engine: EngineConfig
     output: Output
     display: Display
+    fetching: float
+    """Seconds that the model's download took; no question's clock runs meanwhile."""
     solver: Solver | None = None
     interrupted: bool = False
     main: "asyncio.Task[Any] | None" = None
@@ -252,14 +260,20 @@ class _Session:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.interrupt)
-        deadline = Deadline.after(self.config.timeout)
         with self.display:
             try:
-                await self._all(deadline)
+                await self._all(self._first_deadline())
             except asyncio.CancelledError:
                 if not self.interrupted:
                     raise
         return self._exit_code()
+
+    def _first_deadline(self) -> Deadline:
+        """The first question's clock starts with the process: imports and engine belong to it."""
+        if self.config.timeout is None:
+            return NEVER
+        spent = time.time() - psutil.Process().create_time() - self.fetching
+        return Deadline.after(max(0.0, self.config.timeout - max(0.0, spent)))
 
     async def _all(self, first_deadline: Deadline) -> None:
         """The first question's clock has run since before the engine was started."""
