@@ -8,6 +8,7 @@ import aimo2
 from aimo2.cli import errors
 from aimo2.cli.doctor import doctor as doctor_command
 from aimo2.cli.models import app as models_app
+from aimo2.cli.sandbox import app as sandbox_app
 from aimo2.cli.solve import solve as solve_command
 from aimo2.errors import Aimo2Error
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command("solve")(solve_command)
 app.add_typer(models_app, name="models")
+app.add_typer(sandbox_app, name="sandbox")
 app.command("doctor")(doctor_command)
 
 
