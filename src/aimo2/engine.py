@@ -71,18 +71,21 @@ async def open_engine(
     """
     async with AsyncExitStack() as stack:
         # Entered first: the kernels' parent imports sympy while the server reads the model.
-        sandbox = await stack.enter_async_context(ForkSandbox(solve.kernel, level=config.sandbox))
+        sandbox = await stack.enter_async_context(
+            ForkSandbox(solve.kernel, level=config.sandbox, concurrency=usable_cores())
+        )
         judge = await stack.enter_async_context(Judge())
         try:
             async with asyncio.timeout_at(deadline.when()):
                 model, failure = await _open_model(config, solve, stack, notify, deadline)
-                if (warning := (await sandbox.report()).warning) and solve.rollout.max_code_runs:
-                    notify(f"sandbox: {warning}")
+                isolation = await sandbox.report()
         except (TimeoutError, DeadlinePassed) as error:
             raise SetupError(
                 f"the engine was not ready within --timeout {solve.timeout:g}; give it more time"
             ) from error
-        yield Engine(Tools(model, sandbox, judge), failure)
+        if isolation.warning and solve.rollout.max_code_runs:
+            notify(isolation.warning)
+        yield Engine(Tools(model, sandbox, judge, isolation.active), failure)
 
 
 async def _open_model(

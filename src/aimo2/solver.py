@@ -34,6 +34,8 @@ class Tools:
     model: Model
     sandbox: Sandbox
     judge: Judge
+    sandbox_layers: tuple[str, ...] = ()
+    """For the record: what isolates the sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,10 @@ class Solver:
             await asyncio.wait([warming])
         return Solved(
             await self._outcome(loop.time() - started),
-            tuple(rollout.trace() for rollout in self._board.rollouts),
+            tuple(
+                rollout.trace().model_copy(update={"sandbox_layers": self._tools.sandbox_layers})
+                for rollout in self._board.rollouts
+            ),
         )
 
     async def _warm(self) -> None:

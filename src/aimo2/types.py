@@ -113,6 +113,8 @@ class Trace(Value):
     """One line where `stop_reason` is an error."""
     seconds: float
     """Wall-clock time from the first request to the end, code runs included."""
+    sandbox_layers: tuple[str, ...] = ()
+    """What isolated the code runs, from the outside in."""
 
     @property
     def num_tokens(self) -> int:

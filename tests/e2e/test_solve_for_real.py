@@ -101,6 +101,7 @@ def test_a_file_gives_answers_objects_and_traces_that_agree(tiny: str, tmp_path:
         own = [trace for trace in read if trace.problem_id == row["id"]]
         assert len(own) == row["num_rollouts"] == 2
         assert sum(trace.num_tokens for trace in own) == row["num_sampled_tokens"] > 0
+        assert all("limits" in trace.sandbox_layers for trace in own)
         assert all(turn.mean_logprob is not None for trace in own for turn in trace.turns)
 
 
