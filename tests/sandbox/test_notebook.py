@@ -62,7 +62,7 @@ def test_what_a_cell_shows(one_cell: One, code: str, output: str) -> None:
     ("code", "kind", "last_line"),
     [
         ("x = (", "syntax", "SyntaxError: '(' was never closed"),
-        ("x = '\\0'\n\0", "syntax", "SyntaxError: source code"),
+        ("x = '\\0'\n\0", "syntax", "SyntaxError: "),
         ("x = " + "(" * 5000 + ")" * 5000, "syntax", "SyntaxError: "),
         ("undefined", "name", "NameError: name 'undefined' is not defined"),
         ("import no_such_thing", "import", "(available: numpy, sympy, mpmath, networkx, scipy"),

@@ -107,7 +107,9 @@ def make_root(readable: Sequence[str]) -> None:
 
 
 def _furnish(place: str, readable: Sequence[str]) -> None:
-    for path in (*readable, *_DEVICES):
+    # Parents first: a folder that already holds something is taken to be inside one that is there.
+    inwards = sorted(readable, key=lambda path: len(Path(path).resolve().parts))
+    for path in (*inwards, *_DEVICES):
         if Path(path).exists():
             _bind(Path(path), place)
     Path(place + SCRATCH).mkdir()

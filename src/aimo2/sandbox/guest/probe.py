@@ -55,7 +55,6 @@ def observe(baits: Baits, zygote: int) -> dict[str, bool]:
         "reads": (
             lambda: Path("/etc/passwd").read_bytes(),
             lambda: Path(baits.file).read_bytes(),
-            lambda: list(Path(tempfile.gettempdir()).iterdir()),
             lambda: Path(f"/proc/{zygote}/environ").read_bytes(),
         ),
         "writes": (
