@@ -31,6 +31,8 @@ class KernelConfig(_Config):
     """Seconds of wall-clock time a cell."""
     memory_mib: Annotated[int, Field(ge=64)] = 2048
     """Private memory of one kernel."""
+    preload: tuple[str, ...] | None = None
+    """Modules that kernels find imported; `None` takes the sandbox's own list."""
     output_bytes: Annotated[int, Field(ge=256)] = 64 * 1024
     """Output kept of one cell; what the model sees is `RolloutConfig.output_chars`."""
 

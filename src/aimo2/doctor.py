@@ -275,6 +275,8 @@ async def check_sandbox() -> Check:
 def judge_sandbox(report: LayerReport) -> Check:
     """Layers that are on, what was seen to be open, and modules that are missing."""
     detail = f"active: {', '.join(report.active) or 'no layer'}"
+    imports = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.imported.items())
+    detail += f"; preloaded once: {imports or 'nothing'}"
     if report.missing:
         detail += f"; not installed: {', '.join(report.missing)}"
     if report.open:

@@ -31,7 +31,7 @@ _NUDGES: dict[ErrorKind, str] = {
     "timeout": "That took too long. I need a faster way, a closed form or a smaller search:",
     "output": "That printed far too much. I print only the result:",
     "input": "The code cannot read input. I put the values into it:",
-    "died": "The interpreter ended, and its variables are gone. I write it again, more simply:",
+    "died": "That ended the interpreter. I write it again, more simply:",
     "other": "The code failed. I correct it:",
 }
 

@@ -33,6 +33,12 @@ def test_a_cell_that_never_ends_is_stopped() -> None:
     assert "TimeoutError" in done.stderr
 
 
+def test_what_is_imported_beforehand_can_be_chosen() -> None:
+    code = "import sys\nprint('sympy' in sys.modules, 'numpy' in sys.modules)\n"
+    done = aimo2("run", "-", "--preload", "numpy", typed=code)
+    assert done.stdout == "False True\n", done.stderr
+
+
 def test_a_missing_file_is_one_line() -> None:
     done = aimo2("run", "no-such-file.py")
     assert done.returncode == 2

@@ -39,6 +39,10 @@ Strict = Annotated[
     Level, typer.Option("--sandbox", help="strict: refuse where network or files stay open.")
 ]
 
+Preload = Annotated[
+    str | None, typer.Option(help="Modules to import beforehand, such as numpy,sympy.")
+]
+
 _HELP = """A cell is run when it is complete; a block ends with an empty line.
 %fork   go on in a second kernel with the same variables; %back returns to the first
 %layers what isolates the kernel; %quit or Ctrl-D ends. Ctrl-C interrupts a cell."""
@@ -50,6 +54,7 @@ def run_file(
     timeout: Timeout = 10.0,
     memory: Memory = 2048,
     level: Strict = Level.AUTO,
+    preload: Preload = None,
 ) -> None:
     """Run a file, or standard input, as one cell.
 
@@ -57,10 +62,15 @@ def run_file(
     cell succeeded, 1 where it failed, 2 bad input or set-up.
     """
     code = _read(source)
-    config = KernelConfig(cell_timeout=timeout, memory_mib=memory, output_bytes=1 << 20)
+    config = _config(timeout, memory, preload).model_copy(update={"output_bytes": 1 << 20})
     result = asyncio.run(_run_one(code, config, level))
     _show(result)
     raise typer.Exit(1 if result.error else 0)
+
+
+def _config(timeout: float, memory: int, preload: str | None) -> KernelConfig:
+    names = None if preload is None else tuple(filter(None, preload.replace(" ", "").split(",")))
+    return KernelConfig(cell_timeout=timeout, memory_mib=memory, preload=names)
 
 
 def _read(source: str) -> str:
@@ -99,9 +109,14 @@ def _show(result: CellResult) -> None:
 
 
 @app.command("repl")
-def repl(timeout: Timeout = 10.0, memory: Memory = 2048, level: Strict = Level.AUTO) -> None:
+def repl(
+    timeout: Timeout = 10.0,
+    memory: Memory = 2048,
+    level: Strict = Level.AUTO,
+    preload: Preload = None,
+) -> None:
     """Type cells; the kernel keeps its variables, and `%fork` splits it in two."""
-    config = KernelConfig(cell_timeout=timeout, memory_mib=memory)
+    config = _config(timeout, memory, preload)
     asyncio.run(_Repl(config, level).run())
 
 

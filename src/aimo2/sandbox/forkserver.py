@@ -44,8 +44,9 @@ class ForkSandbox:
     the same time; others wait in line, and their time-out starts with their turn; `None` is the
     number of cores. `checkpoints`: keep a fork of each kernel from before its cell, and go on
     from there where the cell kills it. `zygotes`: warm parents; more than one helps only where
-    kernels are made by the hundred. `preload`: modules imported once. `seed`: makes kernels'
-    random states repeatable. `layers`: the layers to try, of `LAYERS`.
+    kernels are made by the hundred. `preload`: modules imported once; `None` takes the
+    configuration's. `seed`: makes kernels' random states repeatable. `layers`: the
+    layers to try, of `LAYERS`.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ForkSandbox:
         concurrency: int | None = None,
         checkpoints: bool = True,
         zygotes: int = 1,
-        preload: Sequence[str] = PRELOAD,
+        preload: Sequence[str] | None = None,
         seed: int | None = None,
         layers: Sequence[str] = LAYERS,
     ) -> None:
@@ -71,7 +72,8 @@ class ForkSandbox:
         """Held by a running cell; first come, first served."""
         self._level = level
         self._wanted = zygotes
-        self._preload = tuple(preload)
+        wanted = self.config.preload if preload is None else preload
+        self._preload = PRELOAD if wanted is None else tuple(wanted)
         self._layers = tuple(layers)
         self._seeds = random.Random(seed)
         self._zygotes: list[ZygoteProcess] = []
