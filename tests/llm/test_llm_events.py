@@ -15,6 +15,10 @@ def event(**choice: Any) -> bytes:
     return data({"choices": [choice]})
 
 
+def counted_event(text: str, total: int) -> bytes:
+    return data({"choices": [{"text": text}], "usage": {"completion_tokens": total}})
+
+
 def data(value: Any) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
@@ -60,9 +64,19 @@ def test_the_server_s_count_corrects_ours() -> None:
     reader = ReplyReader()
     reader.feed(event(text="three tokens in one"))
     reader.feed(event(text="", finish_reason="stop"))
-    reader.feed(data({"choices": [], "usage": {"completion_tokens": 4}}) + DONE)
-    assert reader.end() == Chunk("", 3, (), "stop")
+    last = reader.feed(data({"choices": [], "usage": {"completion_tokens": 4}}) + DONE)
+    assert last == Chunk("", 3)
+    assert reader.end() == Chunk("", 0, (), "stop")
     assert reader.num_tokens == 4
+
+
+def test_a_count_with_every_event_is_followed_as_it_comes() -> None:
+    reader = ReplyReader()
+    counted = [
+        reader.feed(counted_event("eight tokens", 8)),
+        reader.feed(counted_event("five", 13) + counted_event("one", 14)),
+    ]
+    assert [chunk.num_tokens for chunk in counted if chunk] == [8, 6]
 
 
 def test_a_count_below_ours_changes_nothing() -> None:

@@ -34,7 +34,8 @@ class Sampling:
     """How to sample.
 
     `max_tokens`: of this call. `stop`: strings that end the call and are not part of its text.
-    `logprobs`: number of top candidates wanted a token; 0 asks for none.
+    `logprobs`: number of top candidates wanted a token; 0 asks for none. `ignore_eos`: go on to
+    `max_tokens` whatever the model says, for measurements; servers that cannot do it stop earlier.
     """
 
     temperature: float = 0.7
@@ -44,6 +45,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     logprobs: int = 0
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True, slots=True)

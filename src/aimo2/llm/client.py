@@ -39,6 +39,8 @@ __all__ = ["ClientLimits", "Counters", "Endpoint", "Features", "OpenAIModel"]
 
 _EXACT_CHAT = frozenset({"vllm", "sglang", "llamacpp"})
 """Owners, as `GET /models` names them, whose chat endpoint can continue the last message."""
+_COUNTS_ALONG = frozenset({"vllm", "sglang"})
+"""Owners that can tell the number of tokens with every event."""
 _CONNECT_RETRIES = 2
 _TRIAL = Sampling(max_tokens=4, seed=1, logprobs=1)
 T = TypeVar("T")
@@ -283,16 +285,18 @@ class OpenAIModel:
 
     async def _agree(self, served: Served, length: int | None, deadline: Deadline) -> _Link:
         """Raw mode if the server takes prompts and a template is found; else chat mode."""
-        why = "asked for"
+        why, along = "asked for", served.owner in _COUNTS_ALONG
         if self._mode != "chat":
-            raw = Dialect(served.name, "raw", context_length=length)
+            raw = Dialect(served.name, "raw", counts_along=along, context_length=length)
             link, why = await self._try_raw(raw, served, deadline)
             if link is not None:
                 return link
             if self._mode == "raw":
                 raise ConfigError(f"raw mode cannot be used: {why}")
         exact = served.owner in _EXACT_CHAT
-        chat = Dialect(served.name, "chat", continues=exact, context_length=length)
+        chat = Dialect(
+            served.name, "chat", continues=exact, counts_along=along, context_length=length
+        )
         body = chat.ask_chat(Conversation((Message("user", "1+1?"),), "1+1="), _TRIAL)
         logprobs = await self._probe(chat, body, deadline)
         return _Link(chat, Seen("the server's own, unseen", why, exact, logprobs), None)

@@ -15,6 +15,7 @@ _OPTIONAL = (
     "add_generation_prompt",
     "add_special_tokens",
     "stream_options",
+    "ignore_eos",
     "top_logprobs",
     "logprobs",
     "min_p",
@@ -39,7 +40,8 @@ class Dialect:
 
     `continues`: chat mode only: whether the server can be told to continue the last message.
     `plain_tokens`: whether `add_special_tokens` can be switched off; the rendered prompt then
-    brings its own. `context_length`: tokens of prompt and reply together, where it is known.
+    brings its own. `counts_along`: whether every event is asked to carry the count of tokens so far,
+    as vLLM and SGLang can: they may put many tokens into one event. `context_length`: tokens of prompt and reply together, where it is known.
     `refused`: fields that the server did not take and that are left out from then on.
     """
 
@@ -47,6 +49,7 @@ class Dialect:
     mode: Mode = "raw"
     continues: bool = False
     plain_tokens: bool = False
+    counts_along: bool = False
     context_length: int | None = None
     refused: set[str] = field(default_factory=set)
 
@@ -106,6 +109,10 @@ class Dialect:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if self.counts_along:
+            body["stream_options"]["continuous_usage_stats"] = True
+        if sampling.ignore_eos:
+            body["ignore_eos"] = True
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         if sampling.seed is not None:

@@ -43,7 +43,7 @@ class ReplyReader:
     """Collects the reply of one request; feed it network reads, take chunks.
 
     `num_tokens`: tokens given out so far. Without log-probabilities an event with text counts as
-    one token, until the server's own count corrects it in the last chunk.
+    one token, until a count of the server's own corrects it: with every event, or in the last chunk.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,6 @@ class ReplyReader:
         self.done = False
         self._decoder = SseDecoder()
         self._finish: str | None = None
-        self._counted_by_server = 0
         self._text: list[str] = []
         self._logprobs: list[float] = []
         self._new_tokens = 0
@@ -81,12 +80,10 @@ class ReplyReader:
             )
         if self._finish is None and not self.done:
             raise BrokenStreamError("the reply broke off")
-        uncounted = max(0, self._counted_by_server - self.num_tokens)
-        self.num_tokens += uncounted
         text, tokens, logprobs = (
             (rest.text, rest.num_tokens, rest.logprobs) if rest else ("", 0, ())
         )
-        return Chunk(text, tokens + uncounted, logprobs, _finish_reason(self._finish))
+        return Chunk(text, tokens, logprobs, _finish_reason(self._finish))
 
     def _take(self, events: list[bytes]) -> Chunk | None:
         for event in events:
@@ -111,9 +108,13 @@ class ReplyReader:
                 self._read_choice(choice)
             usage = event.get("usage")
             if usage:
-                self._counted_by_server = usage.get("completion_tokens") or 0
+                self._count(usage.get("completion_tokens") or 0)
         except (ValueError, TypeError, AttributeError) as error:
             raise BrokenStreamError(f"an event that is no completion: {data[:200]!r}") from error
+
+    def _count(self, total: int) -> None:
+        """The server's own count so far: an event may have brought several tokens."""
+        self._new_tokens += max(0, total - self.num_tokens - self._new_tokens)
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
         self._num_choices += 1
