@@ -1,6 +1,6 @@
 """The Jupyter half of `sandbox.py`. Runs in an environment with jupyter_client and ipykernel.
 
-Takes `{"trials": n, "kernels": n, "first": code, "cell": code}` and prints the same figures.
+Takes `{"trials": n, "kernels": n, "first": code, "cell": code, "pause": seconds}` and prints the same figures.
 """
 
 import asyncio
@@ -44,8 +44,9 @@ async def stop(manager: Any, client: Any) -> None:
     await manager.shutdown_kernel(now=True)
 
 
-async def measure(trials: int, kernels: int, first: str, cell: str) -> dict[str, Any]:
-    starts, cells = [], []
+async def measure(trials: int, kernels: int, first: str, cell: str, pause: float) -> dict[str, Any]:
+    starts: list[float] = []
+    cells: list[float] = []
     for _ in range(trials):
         begun = time.perf_counter()
         manager, client = await start()
@@ -57,8 +58,14 @@ async def measure(trials: int, kernels: int, first: str, cell: str) -> dict[str,
         begun = time.perf_counter()
         assert await run(client, cell) == "4\n"
         cells.append(time.perf_counter() - begun)
+    paused = []
+    for _ in range(max(trials, 200)):
+        await asyncio.sleep(pause)
+        begun = time.perf_counter()
+        await run(client, cell)
+        paused.append(time.perf_counter() - begun)
     await stop(manager, client)
-    return {"start": starts, "cell": cells} | await many(kernels, first, cell)
+    return {"start": starts, "cell": cells, "paused": paused} | await many(kernels, first, cell)
 
 
 async def many(kernels: int, first: str, cell: str) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from aimo2.sandbox.report import LAYERS
 FIRST = "import sympy\nprint(sympy.factor(sympy.Symbol('x') ** 6 - 1))"
 CELL = "print(2 + 2)"
 STATE = "import numpy\nstate = numpy.random.rand(6_553_600)"  # 50 MiB
+PAUSE = 0.02
+"""Seconds before a "paused" cell, as a model thinks between cells; a checkpoint is made in them."""
 Row = dict[str, Any]
 
 
@@ -54,6 +56,9 @@ async def sandbox_row(trials: int, kernels: int, layers: bool, checkpoints: bool
         row["start"] = await times(trials, first, lambda: close_all(spent))
         kernel = await sandbox.create()
         row["cell"] = await times(max(trials, 200), lambda: run(kernel, CELL))
+        row["paused"] = await times(
+            max(trials, 200), lambda: run(kernel, CELL), lambda: asyncio.sleep(PAUSE)
+        )
         await run(kernel, STATE)
 
         async def fork() -> None:
@@ -168,6 +173,11 @@ async def exec_row(trials: int) -> Row:
         return {
             "start": await times(trials, lambda: loop.run_in_executor(pool, call, FIRST)),
             "cell": await times(max(trials, 200), lambda: loop.run_in_executor(pool, call, CELL)),
+            "paused": await times(
+                max(trials, 200),
+                lambda: loop.run_in_executor(pool, call, CELL),
+                lambda: asyncio.sleep(PAUSE),
+            ),
             "cells_per_second": await throughput(
                 [lambda: loop.run_in_executor(pool, call, CELL)] * 64
             ),
@@ -175,7 +185,7 @@ async def exec_row(trials: int) -> Row:
 
 
 def jupyter_row(python: str, trials: int, kernels: int) -> Row:
-    plan = {"trials": trials, "kernels": kernels, "first": FIRST, "cell": CELL}
+    plan = {"trials": trials, "kernels": kernels, "first": FIRST, "cell": CELL, "pause": PAUSE}
     side = Path(__file__).with_name("jupyter_side.py")
     finished = subprocess.run(
         [python, str(side), json.dumps(plan)], capture_output=True, text=True, check=False
@@ -190,7 +200,8 @@ def show(rows: dict[str, Row]) -> None:
     """A Markdown table: median / 90th percentile, times in milliseconds."""
     columns = {
         "start": ("first result, SymPy ready (ms)", 1000),
-        "cell": ("cell (ms)", 1000),
+        "cell": ("cell, back to back (ms)", 1000),
+        "paused": ("cell after a pause (ms)", 1000),
         "fork_50_mib": ("fork, 50 MiB of state (ms)", 1000),
         "fork_50_mib_and_cell": ("fork and a cell in it (ms)", 1000),
         "uss_mib": ("USS a kernel (MiB)", 1),

@@ -165,6 +165,24 @@ open("file", "w").write("old");
     lab.do(main())
 
 
+def test_a_thread_of_an_earlier_cell_is_not_heard_in_a_later_one(lab: Lab) -> None:
+    left_behind = """
+import threading
+go = threading.Event()
+def late():
+    go.wait()
+    print("late words")
+    1 / 0
+thread = threading.Thread(target=late)
+thread.start()
+print("early words")
+"""
+
+    own = "own = threading.Thread(target=print, args=('mine',)); own.start(); own.join()"
+    results = lab.cells(left_behind, "go.set(); thread.join(); print('now')", own)
+    assert [result.output for result in results] == ["early words\n", "now\n", "mine\n"]
+
+
 def test_a_kernel_with_threads_forks_without_them(lab: Lab) -> None:
     code = """
 import threading

@@ -40,8 +40,9 @@ class Dialect:
 
     `continues`: chat mode only: whether the server can be told to continue the last message.
     `plain_tokens`: whether `add_special_tokens` can be switched off; the rendered prompt then
-    brings its own. `counts_along`: whether every event is asked to carry the count of tokens so far,
-    as vLLM and SGLang can: they may put many tokens into one event. `context_length`: tokens of prompt and reply together, where it is known.
+    brings its own. `counts_along`: whether every event is asked to carry the number of tokens so
+    far, as vLLM and SGLang can, which may put many tokens into one event. `context_length`: tokens
+    of prompt and reply together, where it is known.
     `refused`: fields that the server did not take and that are left out from then on.
     """
 

@@ -43,7 +43,7 @@ class ReplyReader:
     """Collects the reply of one request; feed it network reads, take chunks.
 
     `num_tokens`: tokens given out so far. Without log-probabilities an event with text counts as
-    one token, until a count of the server's own corrects it: with every event, or in the last chunk.
+    one token, until the server's own count corrects it, with every event or at the end.
     """
 
     def __init__(self) -> None:

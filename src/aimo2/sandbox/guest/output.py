@@ -9,6 +9,8 @@ import io
 import mmap
 import os
 import struct
+import sys
+import threading
 from typing import Final
 
 __all__ = ["HEADER", "Output", "OutputFlood", "assemble"]
@@ -34,12 +36,29 @@ class Output(io.TextIOBase):
         self._head = data // 2
         self._ring = data - self._head
         self._flood = flood
+        self._left_behind: dict[int, threading.Thread | None] = {}
         self.total = 0
 
     def reset(self) -> None:
-        """Forget what was written."""
+        """Forget what was written, and from now on what threads that run now will write.
+
+        They belong to earlier cells: their words are no part of the next cell's output.
+        """
+        own = threading.get_ident()
+        known = threading._active  # type: ignore[attr-defined] # none where a module made it
+        self._left_behind = {
+            ident: known.get(ident) for ident in sys._current_frames() if ident != own
+        }
         self.total = 0
         _COUNT.pack_into(self._memory, 0, 0)
+
+    def _is_heard(self) -> bool:
+        """Whether the calling thread belongs to the running cell. Idents are used again."""
+        ident = threading.get_ident()
+        if ident not in self._left_behind:
+            return True
+        known = threading._active  # type: ignore[attr-defined]
+        return known.get(ident) is not self._left_behind[ident]
 
     def detach_memory(self) -> None:
         """Unmap: after a fork, the memory is the other kernel's."""
@@ -54,6 +73,8 @@ class Output(io.TextIOBase):
 
     def write_bytes(self, data: bytes) -> None:
         """Append bytes; the count goes up by all of them even where few are kept."""
+        if self._left_behind and not self._is_heard():
+            return
         start = self.total
         self._store(start, data)
         self.total = start + len(data)
