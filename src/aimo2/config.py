@@ -78,6 +78,8 @@ class ServerConfig(_Config):
 
     base_url: str
     """Up to and including `/v1`."""
+    more_urls: tuple[str, ...] = ()
+    """Of further replicas of the same model, with the same key."""
     model: str | None = None
     """Name to ask for; `None` takes the first that the server lists."""
     api_key_env: str | None = None

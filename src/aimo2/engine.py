@@ -5,27 +5,32 @@ Knows how each is started and sized; knows no problems and no terminal.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from aimo2.answers import Judge
-from aimo2.config import EngineConfig, LocalServerConfig, SolveConfig
+from aimo2.config import EngineConfig, LocalServerConfig, ServerConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable, ServerError, SetupError
-from aimo2.llm.client import Endpoint, OpenAIModel
+from aimo2.llm.client import ClientLimits, Endpoint, OpenAIModel
+from aimo2.llm.router import RoutedModel
 from aimo2.llm.template import CHATML
+from aimo2.llm.transport import shown
 from aimo2.sandbox.forkserver import ForkSandbox
 from aimo2.serving.llama_cpp import LlamaServer, ServerEvent
 from aimo2.serving.machine import usable_cores
 from aimo2.serving.store import default_home
 from aimo2.solver import Tools
 
+ServedModel = OpenAIModel | RoutedModel
 LOCAL_ROLLOUTS = 4
 SERVED_ROLLOUTS = 16
 _STOP_SECONDS = 0.2
 """Our server holds nothing worth waiting for once the answers are out."""
+_QUICK = ClientLimits(connect=5.0, max_retries=1)
+"""Where other replicas can take over, a client soon gives up on its own."""
 _CORES_A_STREAM = 4
 """A CPU engine below this many cores is bound by arithmetic: streams only share its throughput,
 so one at a time brings the first votes sooner and keeps the prompt's prefix in one slot."""
@@ -94,22 +99,55 @@ async def _open_model(
     stack: AsyncExitStack,
     notify: Callable[[str], None],
     deadline: Deadline,
-) -> tuple[OpenAIModel, Callable[[], str | None]]:
+) -> tuple[ServedModel, Callable[[], str | None]]:
+    model: ServedModel
     if config.server is None:
         server = await _start_server(config, solve, stack, notify)
         client = OpenAIModel(lambda: Endpoint(*server.endpoint()), on_unavailable=_patience(server))
         model, failure = await stack.enter_async_context(client), lambda: server.failure
     else:
-        served, key_env = config.server, config.server.api_key_env
-        endpoint = Endpoint(served.base_url, os.environ[key_env] if key_env else None)
-        client = OpenAIModel(
-            endpoint, model=served.model, chat_template=_template(served.chat_template)
-        )
-        model, failure = await stack.enter_async_context(client), lambda: None
+        model, failure = await open_served(config.server, stack, notify), lambda: None
     features = await model.connect(deadline)
     for line in features.reduced:
         notify(f"{model.name}: {line}")
     return model, failure
+
+
+async def open_served(
+    served: ServerConfig, stack: AsyncExitStack, notify: Callable[[str], None]
+) -> ServedModel:
+    """A client of somebody's server, or a router over the clients of several; not connected.
+
+    Raises `ConfigError` for a URL that cannot be used or that is given twice.
+    """
+    key = os.environ[served.api_key_env] if served.api_key_env else None
+    urls = (served.base_url, *served.more_urls)
+    if len({url.rstrip("/") for url in urls}) < len(urls):
+        raise ConfigError(f"--base-url: one is given twice in {', '.join(urls)}")
+    endpoints = [Endpoint(url, key) for url in urls]
+    template = _template(served.chat_template)
+    return await route(endpoints, served.model, template, stack, notify)
+
+
+async def route(
+    endpoints: Sequence[Endpoint | Callable[[], Endpoint]],
+    name: str | None,
+    template: str | None,
+    stack: AsyncExitStack,
+    notify: Callable[[str], None],
+) -> ServedModel:
+    """A client of one server, or a router over clients of several; not connected."""
+    limits = ClientLimits() if len(endpoints) == 1 else _QUICK
+    clients = [
+        await stack.enter_async_context(
+            OpenAIModel(endpoint, model=name, chat_template=template, limits=limits)
+        )
+        for endpoint in endpoints
+    ]
+    if len(clients) == 1:
+        return clients[0]
+    now = [each if isinstance(each, Endpoint) else each() for each in endpoints]
+    return RoutedModel(clients, [shown(each.base_url) for each in now], notify=notify)
 
 
 def _template(wanted: str | None) -> str | None:

@@ -6,9 +6,11 @@ import typer
 
 import aimo2
 from aimo2.cli import errors
+from aimo2.cli.benchmark import app as benchmark_app
 from aimo2.cli.doctor import doctor as doctor_command
 from aimo2.cli.models import app as models_app
 from aimo2.cli.sandbox import app as sandbox_app
+from aimo2.cli.serve import serve as serve_command
 from aimo2.cli.solve import solve as solve_command
 from aimo2.errors import Aimo2Error
 
@@ -20,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("solve")(solve_command)
+app.command("serve")(serve_command)
+app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(models_app, name="models")
 app.add_typer(sandbox_app, name="sandbox")
 app.command("doctor")(doctor_command)

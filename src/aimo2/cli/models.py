@@ -22,6 +22,7 @@ from rich.table import Table
 
 from aimo2.errors import InputError, IntegrityError, SetupError
 from aimo2.serving.catalogue import CATALOGUE, DEFAULT_MODEL, ModelFile, find_model
+from aimo2.serving.hub import is_repository, pull_repository
 from aimo2.serving.store import ModelStore, Phase, Watcher, default_home
 
 LINE_SECONDS = (1.0, 5.0)
@@ -67,9 +68,17 @@ def list_models() -> None:
 
 @app.command()
 def pull(names: Names = None) -> None:
-    """Fetch models and check them; without a name, the default model."""
+    """Fetch models and check them; without a name, the default model.
+
+    A name is one of `aimo2 models list`, or `owner/name[@revision]` of the hub, for vLLM.
+    """
     console = Console(stderr=True)
-    for model in [find_model(name) for name in names or [DEFAULT_MODEL.name]]:
+    wanted = names or [DEFAULT_MODEL.name]
+    for name in filter(is_repository, wanted):
+        pulled = pull_repository(name)
+        line = f"{name} is at {pulled.folder} (commit {pulled.commit})"
+        console.print(line, highlight=False, soft_wrap=True)
+    for model in [find_model(name) for name in wanted if not is_repository(name)]:
         path = _pull(_store(), model, console)
         console.print(f"{model.name} is at {path}", highlight=False, soft_wrap=True)
 

@@ -104,7 +104,11 @@ def solve(
         typer.Option(help="Model name or .gguf file; with --base-url, the served name."),
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option(help="Use this OpenAI-compatible server, such as http://host/v1.")
+        list[str] | None,
+        typer.Option(
+            help="Use this OpenAI-compatible server, such as http://host/v1. May be given again:"
+            " replicas of one model."
+        ),
     ] = None,
     api_key_env: Annotated[
         str | None, typer.Option(help="Name of the environment variable with the API key.")
@@ -158,7 +162,7 @@ def solve(
     problems = _problems(text, file)
     try:
         engine_config = EngineConfig(
-            server=_server(base_url, model, api_key_env, chat_template),
+            server=server_config(base_url, model, api_key_env, chat_template),
             concurrency=concurrency,
             threads=threads,
             context=context,
@@ -217,10 +221,11 @@ def _problems(text: Sequence[str] | None, file: str | None) -> list[Problem]:
     return [Problem(id="1", statement=statement)]
 
 
-def _server(
-    base_url: str | None, model: str | None, key_env: str | None, template: str | None
+def server_config(
+    base_urls: Sequence[str] | None, model: str | None, key_env: str | None, template: str | None
 ) -> ServerConfig | None:
-    if base_url is None:
+    """What the flags say of somebody's server; `None` without one. Raises `ConfigError`."""
+    if not base_urls:
         if template is not None:
             raise ConfigError("--chat-template needs --base-url: the local engine has its own")
         if key_env is not None:
@@ -228,7 +233,13 @@ def _server(
         return None
     if key_env is not None and not os.environ.get(key_env):
         raise ConfigError(f"--api-key-env {key_env}: that environment variable is not set")
-    return ServerConfig(base_url=base_url, model=model, api_key_env=key_env, chat_template=template)
+    return ServerConfig(
+        base_url=base_urls[0],
+        more_urls=tuple(base_urls[1:]),
+        model=model,
+        api_key_env=key_env,
+        chat_template=template,
+    )
 
 
 def _display(console: Console, total: int, *, show: bool) -> Display:

@@ -104,7 +104,7 @@ def parameters(engine: Any, request: Request) -> Any:
     params.cache_ram_mib = request.cache_mib
     params.hostnames = [LOOPBACK]
     params.port = request.port if _is_free(request.port) else 0
-    params.api_keys = [request.api_key]
+    params.api_keys = [request.api_key] if request.api_key else []
     params.endpoint_slots = True
     params.endpoint_metrics = True
     params.ui = False

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import aiohttp
 
@@ -76,6 +76,14 @@ class ServerEvent:
 OnEvent = Callable[[ServerEvent], None]
 
 
+class SupportsEncode(Protocol):
+    """What a child is told, as one line."""
+
+    def encode(self) -> bytes:
+        """The line."""
+        ...
+
+
 class LlamaServer:
     """A llama.cpp server of our own. An asynchronous context manager: entered, it is ready.
 
@@ -95,12 +103,16 @@ class LlamaServer:
         grace: float = 5.0,
         max_restarts: int = 1,
         command: Sequence[str] = CHILD_COMMAND,
+        port: int = 0,
+        api_key: str | None = None,
     ) -> None:
         """Nothing is started yet.
 
         `log_dir`: `None` is `logs` in `AIMO2_HOME`; where no file can be written, it goes to the
         folder for temporary files. `start_timeout`: seconds for one start. `grace`: seconds
-        between asking a process to end and killing it.
+        between asking a process to end and killing it. `port`: 0, or one that is taken for
+        another if it is not free. `api_key`: `None` draws one, an
+        empty one lets everybody in.
         """
         self._config = config
         self._report = on_event
@@ -109,7 +121,9 @@ class LlamaServer:
         self._grace = grace
         self._restarts_left = max_restarts
         self._command = tuple(command)
-        self._key = secrets.token_urlsafe(32)
+        self._port = port
+        drawn = secrets.token_urlsafe(32)
+        self._key: str | None = drawn if api_key is None else api_key or None
         self._log = ServerLog()
         self._child: _Child | None = None
         self._address = ""
@@ -132,11 +146,11 @@ class LlamaServer:
         return self._address + "/v1"
 
     @property
-    def api_key(self) -> str:
-        """The bearer token that the server wants; drawn for each `LlamaServer`."""
+    def api_key(self) -> str | None:
+        """The bearer token that the server wants; `None` where it wants none."""
         return self._key
 
-    def endpoint(self) -> tuple[str, str]:
+    def endpoint(self) -> tuple[str, str | None]:
         """`base_url` and `api_key` of now."""
         return self.base_url, self.api_key
 
@@ -163,7 +177,7 @@ class LlamaServer:
         """Start the child and wait until it answers. Raises as entering does."""
         await asyncio.to_thread(self._prepare)
         try:
-            await self._launch(port=0)
+            await self._launch(port=self._port)
         except BaseException:
             await self.stop()
             raise
@@ -211,7 +225,15 @@ class LlamaServer:
         if need > available:
             raise SetupError(_too_large(self._config, need, available))
         self._cache_mib = min(_CACHE_MIB, (available - need) // 4 // _MIB)
-        self._log = ServerLog.open(self._log_dir, self._config.model_path)
+        self._log = self._open_log()
+
+    def _open_log(self) -> ServerLog:
+        return ServerLog.open(self._log_dir, self._config.model_path)
+
+    @property
+    def _label(self) -> str:
+        """What is served, for people."""
+        return self._config.model_path.name
 
     async def _launch(self, port: int) -> None:
         """One start, from spawning to the first healthy answer. Raises `ServerError`."""
@@ -232,7 +254,7 @@ class LlamaServer:
         if not ticker.cancelled():
             ticker.result()  # a bug in the caller's `on_event` shows here
         self._settled.set()
-        self._emit("ready", f"serving {self._config.model_path.name}")
+        self._emit("ready", f"serving {self._label}")
 
     async def _handshake(self, child: "_Child") -> str:
         answer = await child.first_line()
@@ -278,14 +300,14 @@ class LlamaServer:
 
     async def _tick(self) -> None:
         while True:
-            self._emit("loading", f"loading {self._config.model_path.name}")
+            self._emit("loading", f"loading {self._label}")
             await asyncio.sleep(_TICK)
 
     def _emit(self, kind: EventKind, message: str) -> None:
         end = self.log_tail() if kind in ("crashed", "failed") else ""
         self._report(ServerEvent(kind, time.monotonic() - self._started, message, end))
 
-    def _request(self, port: int) -> Request:
+    def _request(self, port: int) -> SupportsEncode:
         config = self._config
         return Request(
             model_path=str(config.model_path.absolute()),
@@ -295,7 +317,7 @@ class LlamaServer:
             threads=config.threads or machine.usable_cores(),
             cache_mib=self._cache_mib,
             port=port,
-            api_key=self._key,
+            api_key=self._key or "",
             parent_pid=os.getpid(),
         )
 
@@ -309,7 +331,7 @@ class LlamaServer:
     def _late(self) -> str:
         return (
             f"the inference server did not start within {self._start_timeout:g} s with "
-            f"{self._config.model_path}; try a smaller model, or {self._log_hint()}"
+            f"{self._label}; try a smaller model, or {self._log_hint()}"
         )
 
     def _why_not(self, answer: dict[str, str], code: int) -> str:
@@ -401,7 +423,9 @@ class _Child:
         self.exited = asyncio.ensure_future(process.wait())
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], request: Request, log: ServerLog) -> "_Child":
+    async def spawn(
+        cls, command: Sequence[str], request: SupportsEncode, log: ServerLog
+    ) -> "_Child":
         """Start the command and hand it the request. Raises `ServerError`."""
         try:
             process = await asyncio.create_subprocess_exec(
@@ -421,7 +445,7 @@ class _Child:
         child._hand_over(request)
         return child
 
-    def _hand_over(self, request: Request) -> None:
+    def _hand_over(self, request: SupportsEncode) -> None:
         """A few hundred bytes fit into any pipe, so there is nothing to wait for."""
         assert self._process.stdin is not None
         self._process.stdin.write(request.encode())

@@ -1,0 +1,108 @@
+"""Keep a number of streams busy for a time, or for a number of problems. Knows no servers."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from aimo2.benchmark.workloads import Work
+from aimo2.deadline import Deadline
+from aimo2.errors import Aimo2Error
+from aimo2.types import Problem
+
+_HOPELESS = 8
+"""This many failures with no success end the measurement: the server is not usable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is done.
+
+    `workers`: problems in work at the same time. `requests`: problems, all measured from the
+    first request to the last token; `None` measures `duration` seconds instead, after `ramp`
+    seconds in which the streams fall out of step.
+    """
+
+    workers: int
+    requests: int | None = None
+    duration: float = 30.0
+    ramp: float = 3.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a load has done so far. Instants are on the event loop's clock; 0 before they come."""
+
+    begin: float = 0.0
+    end: float = 0.0
+    num_done: int = 0
+    num_failed: int = 0
+    done_at: list[float] = field(default_factory=list)
+    failure: str | None = None
+
+
+class HopelessError(Aimo2Error):
+    """Nothing but failures."""
+
+
+async def run_load(
+    work: Work,
+    problems: Iterator[Problem],
+    plan: Plan,
+    deadline: Deadline,
+    progress: Progress,
+    on_begin: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the load to its end; `progress` may be read at any time.
+
+    `on_begin` is called at the beginning of the window that counts. Raises `HopelessError` where
+    nothing succeeds; single failures are counted.
+    """
+    loop = asyncio.get_running_loop()
+    left = None if plan.requests is None else iter(range(plan.requests))
+    started = loop.time()
+    over = deadline
+    if plan.requests is None:
+        progress.begin = started + plan.ramp
+        over = min(deadline, Deadline(progress.begin + plan.duration))
+        loop.call_at(progress.begin, on_begin)
+    else:
+        progress.begin = started
+        on_begin()
+
+    async def worker() -> None:
+        while left is None or next(left, None) is not None:
+            await _once(work, next(problems), deadline, progress)
+
+    workers = [asyncio.create_task(worker()) for _ in range(plan.workers)]
+    try:
+        async with asyncio.timeout_at(over.when()):
+            await asyncio.gather(*workers)
+    except TimeoutError:
+        pass
+    finally:
+        progress.end = min(loop.time(), over.at)
+        for task in workers:
+            task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def _once(work: Work, problem: Problem, deadline: Deadline, progress: Progress) -> None:
+    try:
+        await work(problem, deadline)
+    except (Aimo2Error, RuntimeError, ExceptionGroup) as error:
+        progress.num_failed += 1
+        progress.failure = progress.failure or _line(error)
+        if progress.num_failed >= _HOPELESS and not progress.num_done:
+            raise HopelessError(progress.failure) from error
+    else:
+        progress.num_done += 1
+        progress.done_at.append(asyncio.get_running_loop().time())
+
+
+def _line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(str(error).split()) or type(error).__name__

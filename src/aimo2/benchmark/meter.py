@@ -1,0 +1,88 @@
+"""Meter a model: when each token of each call arrived. Knows no servers and no workloads."""
+
+import asyncio
+from array import array
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aimo2.deadline import Deadline
+from aimo2.llm import Chunk, Conversation, Model, Sampling
+
+State = Literal["open", "finished", "closed", "failed"]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a model. Instants are seconds on the event loop's clock.
+
+    `instants` and `counts`: when tokens arrived, and how many together. `state`: "closed" where
+    the caller ended the stream, as at a code block. `error`: one line of a failed call.
+    """
+
+    begun: float
+    ended: float = 0.0
+    state: State = "open"
+    error: str = ""
+    instants: "array[float]" = field(default_factory=lambda: array("d"))
+    counts: "array[int]" = field(default_factory=lambda: array("l"))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens received."""
+        return sum(self.counts)
+
+
+class MeteredModel:
+    """A `Model` that remembers every call of another.
+
+    `on_tokens` hears how many tokens have just arrived; it must return at once. `gate`: held by
+    each stream, so that no more than so many run; the wait for it belongs to no call.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        on_tokens: Callable[[int], None] = lambda number: None,
+        gate: asyncio.Semaphore | None = None,
+    ) -> None:
+        self._model = model
+        self._on_tokens = on_tokens
+        self._gate = gate
+        self.calls: list[Call] = []
+
+    async def stream(
+        self, conversation: Conversation, sampling: Sampling, deadline: Deadline
+    ) -> AsyncGenerator[Chunk, None]:
+        """As the model's own."""
+        async with (
+            self._gate or nullcontext(),
+            aclosing(self._metered(conversation, sampling, deadline)) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _metered(
+        self, conversation: Conversation, sampling: Sampling, deadline: Deadline
+    ) -> AsyncGenerator[Chunk, None]:
+        now = asyncio.get_running_loop().time
+        call = Call(begun=now())
+        self.calls.append(call)
+        try:
+            async with aclosing(self._model.stream(conversation, sampling, deadline)) as chunks:
+                async for chunk in chunks:
+                    if chunk.num_tokens:
+                        call.instants.append(now())
+                        call.counts.append(chunk.num_tokens)
+                        self._on_tokens(chunk.num_tokens)
+                    yield chunk
+            call.state = "finished"
+        except (GeneratorExit, asyncio.CancelledError):
+            call.state = "closed"
+            raise
+        except BaseException as error:
+            call.state, call.error = "failed", str(error) or type(error).__name__
+            raise
+        finally:
+            call.ended = now()

@@ -1,0 +1,191 @@
+"""What is done over and over while it is measured: decode, tir, tree, independent.
+
+A workload is a function that works off one problem with a metered model. Knows no clock and no
+concurrency: `load` runs as many at a time as is asked for.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from aimo2 import prompts
+from aimo2.answers import Canonical
+from aimo2.config import SolveConfig
+from aimo2.deadline import Deadline
+from aimo2.llm import Conversation, Message, Model, Sampling
+from aimo2.rollout import Rollout, TextKind
+from aimo2.sandbox import Sandbox
+from aimo2.types import Problem
+
+Work = Callable[[Problem, Deadline], Awaitable[None]]
+"""Works off one problem. Raises what the model raises."""
+
+WIDTH = 3
+"""Openings of a tree, and children of each."""
+
+
+def seed_of(seed: int, problem: Problem, branch: int) -> int:
+    """The same for the same three values, everywhere."""
+    text = f"{seed}\0{problem.id}\0{branch}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) & 0x7FFFFFFF
+
+
+@dataclass(slots=True)
+class Useful:
+    """Tokens that stayed in a reply, of those that were sampled; code runs on the way.
+
+    Times are in seconds.
+    """
+
+    num_sampled: float = 0.0
+    num_useful: float = 0.0
+    num_runs: int = 0
+    num_failed: int = 0
+    running: float = 0.0
+    asked: float = 0.0
+    """From asking for cells to their results."""
+    rollouts: float = 0.0
+    """Wall-clock time of rollouts."""
+
+    @property
+    def share(self) -> float:
+        """1 where nothing was sampled."""
+        return self.num_useful / self.num_sampled if self.num_sampled else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all workloads share. `max_tokens`: of one branch."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    logprobs: bool = False
+
+    def sampling(self, seed: int, max_tokens: int, *, ignore_eos: bool) -> Sampling:
+        """One call's."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=max_tokens,
+            seed=seed,
+            logprobs=int(self.logprobs),
+            ignore_eos=ignore_eos,
+        )
+
+
+def decode(model: Model, setting: Setting) -> Work:
+    """One completion of exactly `max_tokens`, whatever the model would like."""
+
+    async def work(problem: Problem, deadline: Deadline) -> None:
+        conversation = Conversation(_messages(problem))
+        sampling = setting.sampling(
+            seed_of(setting.seed, problem, 0), setting.max_tokens, ignore_eos=True
+        )
+        await _text(model, conversation, sampling, deadline)
+
+    return work
+
+
+def tree(model: Model, setting: Setting, *, shared: bool) -> Work:
+    """Nine branches: 3 openings, each continued by 3 children from its middle.
+
+    `shared`: the children continue their opening's text, as forks do; else every branch samples
+    its own first half, as independent rollouts do. Both end with nine branches of `max_tokens`.
+    """
+    half = max(1, setting.max_tokens // 2)
+
+    async def branch(problem: Problem, number: int, begun: str, deadline: Deadline) -> None:
+        sampling = setting.sampling(seed_of(setting.seed, problem, number), half, ignore_eos=True)
+        await _text(model, Conversation(_messages(problem), begun), sampling, deadline)
+
+    async def opening(problem: Problem, number: int, deadline: Deadline) -> None:
+        sampling = setting.sampling(
+            seed_of(setting.seed, problem, 1000 + number), half, ignore_eos=True
+        )
+        first = await _text(model, Conversation(_messages(problem)), sampling, deadline)
+        children = range(WIDTH) if shared else range(1)
+        async with asyncio.TaskGroup() as group:
+            for child in children:
+                group.create_task(branch(problem, number * WIDTH + child, first, deadline))
+
+    async def work(problem: Problem, deadline: Deadline) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(WIDTH if shared else WIDTH * WIDTH):
+                group.create_task(opening(problem, number, deadline))
+
+    return work
+
+
+@dataclass(slots=True)
+class _Watch:
+    """An `Observer` that adds up how much text came and how long code was waited for."""
+
+    useful: Useful
+    received: int = 0
+    since: float | None = None
+
+    def text(self, rollout: int, kind: TextKind, text: str) -> None:
+        if kind == "sampled":
+            self.received += len(text)
+
+    def progress(self, rollout: Rollout) -> None:
+        now = asyncio.get_running_loop().time()
+        if rollout.state == "running code":
+            self.since = self.since or now
+        elif self.since is not None:
+            self.useful.asked += now - self.since
+            self.since = None
+
+
+@dataclass(slots=True)
+class Tir:
+    """Whole rollouts as the solver runs them: stop at code, run it, continue, to an answer.
+
+    `kernels`: where code runs. `useful` adds up over all rollouts that ended.
+    """
+
+    model: Model
+    sandbox: Sandbox
+    canonicalise: Callable[[str], Awaitable[Canonical]]
+    config: SolveConfig
+    useful: Useful = field(default_factory=Useful)
+    started: int = 0
+
+    async def work(self, problem: Problem, deadline: Deadline) -> None:
+        """One rollout. Raises `RuntimeError` where the model or the sandbox failed it."""
+        watch = _Watch(self.useful)
+        index, self.started = self.started, self.started + 1
+        rollout = Rollout(
+            problem, index, self.config, self.model, self.sandbox, self.canonicalise, watch
+        )
+        await rollout.run(deadline)
+        trace = rollout.trace()
+        if trace.stop_reason in ("model_error", "sandbox_error"):
+            raise RuntimeError(f"{trace.stop_reason}: {trace.error}")
+        self._add(rollout, watch)
+
+    def _add(self, rollout: Rollout, watch: _Watch) -> None:
+        trace, total = rollout.trace(), self.useful
+        kept = sum(len(turn.text) for turn in trace.turns)
+        total.num_sampled += trace.num_tokens
+        total.num_useful += trace.num_tokens * min(1.0, kept / watch.received if kept else 0.0)
+        total.rollouts += trace.seconds
+        for turn in trace.turns:
+            if turn.run is not None:
+                total.num_runs += 1
+                total.num_failed += turn.run.error is not None
+                total.running += turn.run.seconds
+
+
+def _messages(problem: Problem) -> Sequence[Message]:
+    return prompts.start(problem.statement, "plain", "int", code=False).messages
+
+
+async def _text(
+    model: Model, conversation: Conversation, sampling: Sampling, deadline: Deadline
+) -> str:
+    chunks = [chunk.text async for chunk in model.stream(conversation, sampling, deadline)]
+    return conversation.reply + "".join(chunks)

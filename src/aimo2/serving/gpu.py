@@ -1,0 +1,96 @@
+"""NVIDIA graphics cards: what there is, and how busy it is. Asks `nvidia-smi`; knows no models."""
+
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_CARDS = "index,name,memory.total,memory.free,compute_cap"
+_USAGE = "index,memory.used,utilization.gpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One card. Memory in MiB; `capability`: (major, minor) of its compute capability."""
+
+    index: int
+    name: str
+    total_mib: int
+    free_mib: int
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """All visible cards together. `busy`: mean share of time with work, between 0 and 1."""
+
+    used_mib: int
+    busy: float
+
+
+def cards(timeout: float = 10.0) -> tuple[Card, ...]:
+    """The cards that this process may use; none where `nvidia-smi` is missing, fails or hangs."""
+    return _visible(parse_cards(_query(_CARDS, timeout)), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def usage(timeout: float = 5.0) -> Usage | None:
+    """What the visible cards do now; `None` where there are none. Blocks for some milliseconds."""
+    rows = parse_usage(_query(_USAGE, timeout))
+    allowed = _indices(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    seen = [row for row in rows if allowed is None or row[0] in allowed]
+    if not seen:
+        return None
+    return Usage(sum(row[1] for row in seen), sum(row[2] for row in seen) / len(seen) / 100)
+
+
+def parse_cards(listing: str) -> tuple[Card, ...]:
+    """Cards of a CSV listing without header and units; lines that are none are skipped."""
+    found = []
+    for row in _rows(listing, 5):
+        major, _, minor = row[4].partition(".")
+        if row[0].isdigit() and row[2].isdigit() and row[3].isdigit() and major.isdigit():
+            capability = (int(major), int(minor or 0))
+            found.append(Card(int(row[0]), row[1], int(row[2]), int(row[3]), capability))
+    return tuple(found)
+
+
+def parse_usage(listing: str) -> list[tuple[int, int, float]]:
+    """(index, MiB used, percent busy) a card."""
+    return [
+        (int(row[0]), int(row[1]), float(row[2]))
+        for row in _rows(listing, 3)
+        if row[0].isdigit() and row[1].isdigit() and row[2].replace(".", "", 1).isdigit()
+    ]
+
+
+def _rows(listing: str, width: int) -> Iterable[Sequence[str]]:
+    for line in listing.splitlines():
+        row = [cell.strip() for cell in line.split(",")]
+        if len(row) == width:
+            yield row
+
+
+def _indices(wanted: str | None) -> set[int] | None:
+    """Indices that the variable allows; `None`: all, also where it names cards by their UUID."""
+    if wanted is None:
+        return None
+    parts = [part.strip() for part in wanted.split(",") if part.strip()]
+    return {int(part) for part in parts} if all(part.isdigit() for part in parts) else None
+
+
+def _visible(found: Sequence[Card], wanted: str | None) -> tuple[Card, ...]:
+    allowed = _indices(wanted)
+    return tuple(card for card in found if allowed is None or card.index in allowed)
+
+
+def _query(fields: str, timeout: float) -> str:
+    try:
+        return subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,112 @@
+"""Hub repositories: whether one can be had, within seconds, and fetching one, pinned to a commit.
+
+Knows no servers. Resuming, parallel parts and checks are huggingface_hub's.
+"""
+
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from aimo2.errors import ConfigError, DownloadError, InputError
+
+_CHECK_SECONDS = 8.0
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_DUPLICATES = ("*.bin", "*.pth", "*.pt", "*.msgpack", "*.h5", "*.onnx", "original/*", "*.gguf")
+"""Left out where there are safetensors: other formats of the same weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A repository's files on disk. `commit`: what the revision meant when it was fetched."""
+
+    folder: Path
+    commit: str
+
+
+def is_repository(name: str) -> bool:
+    """Whether it looks like `owner/name`, with or without `@revision`."""
+    return _NAME.fullmatch(name.partition("@")[0]) is not None
+
+
+def check_model(model: str, timeout: float = _CHECK_SECONDS) -> None:
+    """See that a server could load `model`: a folder, cached, or on a hub that answers.
+
+    `timeout`: seconds; a server that has to find out by itself may try for minutes. Raises
+    `ConfigError` with the mend.
+    """
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").is_file():
+            raise ConfigError(f"{model} has no config.json: give the folder of a whole model")
+        return
+    if not is_repository(model):
+        raise ConfigError(
+            f"{model} is no folder, no hub name such as Qwen/Qwen2.5-7B-Instruct, and not in "
+            "`aimo2 models list`"
+        )
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return
+    reason = _unreachable(model, "main", timeout)
+    if reason is not None:
+        raise ConfigError(f"{model} cannot be had: {reason}")
+
+
+def pull_repository(name: str) -> Pulled:
+    """Fetch `owner/name[@revision]`, or what is missing of it, into the hub's cache.
+
+    Raises `InputError` where it does not exist or may not be read, `DownloadError` otherwise.
+    """
+    repository, _, revision = name.partition("@")
+    reason = _unreachable(repository, revision or "main", _CHECK_SECONDS, probe="")
+    if reason is not None:
+        raise DownloadError(f"{name} cannot be fetched: {reason}")
+    try:
+        info = HfApi(endpoint=constants.ENDPOINT).model_info(
+            repository, revision=revision or None, timeout=30
+        )
+        names = [file.rfilename for file in info.siblings or ()]
+        doubles = _DUPLICATES if any(file.endswith(".safetensors") for file in names) else ()
+        folder = snapshot_download(
+            repository,
+            revision=info.sha,
+            ignore_patterns=list(doubles),
+            endpoint=constants.ENDPOINT,
+        )
+    except HFValidationError as error:
+        raise InputError(f"{name} is no hub name: {error}") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        line = " ".join(str(error).split())[:300]
+        text = f"{name} could not be fetched ({line}); run it again to go on"
+        raise DownloadError(text) from error
+    return Pulled(Path(folder), info.sha or "")
+
+
+def _unreachable(
+    repository: str, revision: str, timeout: float, probe: str = "config.json"
+) -> str | None:
+    """Why the hub cannot give a repository, in words with the mend; `None` where it can."""
+    if constants.HF_HUB_OFFLINE:
+        return "it is not in the hub's cache and HF_HUB_OFFLINE is set: unset it, or give a folder"
+    path = f"{repository}/resolve/{revision}/{probe}" if probe else f"api/models/{repository}"
+    request = urllib.request.Request(f"{constants.ENDPOINT}/{path}", method="HEAD")
+    token = get_token()
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            return None
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403, 404):
+            return (
+                f"the hub answers {error.code}: check the name, and for a closed model the token "
+                "in HF_TOKEN"
+            )
+        return f"the hub answers {error.code}: try again later, or give a folder"
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        text = getattr(why, "strerror", None) or str(why)
+        return f"the hub does not answer ({text}): give a folder, or a model that is here"
