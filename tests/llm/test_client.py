@@ -526,7 +526,8 @@ def test_the_template_is_asked_for_once_a_problem() -> None:
             for _ in range(3):
                 await drain(model)
             paths = [request.path for request in server.requests]
-            assert paths.count("/apply-template") == 2  # one at start-up, one for these messages
+            # One at start-up; for these messages one, and one to learn the text around them.
+            assert paths.count("/apply-template") == 3
 
     run(main())
 

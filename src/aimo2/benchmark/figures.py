@@ -53,7 +53,7 @@ class Code(_Stored):
     waiting: float
     """From asking for a cell to its result, less the cell's own time: the sandbox's queue."""
     share: Annotated[float, Field(ge=0)]
-    """Of all rollouts' time, that went to code, queue included."""
+    """Of the time of streams and code runs together, that went to code, queue included."""
 
 
 class Figures(_Stored):

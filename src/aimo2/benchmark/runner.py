@@ -21,7 +21,7 @@ from aimo2.benchmark.monitor import Monitor, Source
 from aimo2.benchmark.prompts import drawn_problems
 from aimo2.benchmark.report import Report, Setup
 from aimo2.benchmark.workloads import Setting, Tir, Useful, Work, decode, tree
-from aimo2.config import RolloutConfig, SamplingConfig, ServerConfig, SolveConfig
+from aimo2.config import KernelConfig, RolloutConfig, SamplingConfig, ServerConfig, SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.engine import ServedModel, open_served, route
 from aimo2.errors import ServerError
@@ -52,6 +52,8 @@ class Load:
     temperature: float = 0.7
     top_p: float = 1.0
     logprobs: bool = False
+    cell_timeout: float = 5.0
+    """Seconds of one code run of the workload `tir`."""
     problems: tuple[Problem, ...] = ()
     """Empty takes drawn ones."""
 
@@ -191,7 +193,7 @@ class Bench:
             asyncio.Semaphore(concurrent),
         )
         plan = Plan(
-            workers=concurrent if workload in ("decode", "tir") else -(-concurrent // 3),
+            workers=_workers(workload, concurrent),
             requests=load.requests,
             duration=load.duration,
             ramp=min(_LONGEST_RAMP, _RAMP_SHARE * load.duration),
@@ -211,9 +213,12 @@ class Bench:
             concurrent=concurrent,
             limit=load.max_tokens,
         ).model_copy(update={"machine": machine_seen})
-        return self._judged(figures, useful, progress)
+        streaming = sum(call.ended - call.begun for call in gate.calls)
+        return self._judged(figures, useful, progress, streaming)
 
-    def _judged(self, figures: Figures, useful: Useful | None, progress: Progress) -> Figures:
+    def _judged(
+        self, figures: Figures, useful: Useful | None, progress: Progress, streaming: float
+    ) -> Figures:
         units = sum(progress.begin <= at <= progress.end for at in progress.done_at)
         update: dict[str, object] = {"num_units": units}
         if progress.num_failed and not figures.num_failed:
@@ -225,7 +230,7 @@ class Bench:
                 num_failed=useful.num_failed,
                 running=useful.running,
                 waiting=max(0.0, useful.asked - useful.running),
-                share=useful.asked / useful.rollouts if useful.rollouts else 0.0,
+                share=useful.asked / max(1e-9, useful.asked + streaming),
             )
         figures = figures.model_copy(update=update)
         limit, why = limiting(figures, with_gpu=self._with_gpu, slots=self._target.slots)
@@ -239,7 +244,8 @@ class Bench:
             return decode(model, setting), None
         if workload != "tir":
             return tree(model, setting, shared=workload == "tree"), None
-        sandbox = await stack.enter_async_context(ForkSandbox())
+        kernels = KernelConfig(cell_timeout=self._load.cell_timeout)
+        sandbox = await stack.enter_async_context(ForkSandbox(kernels, zygotes=_zygotes()))
         await sandbox.report()
         judge = await stack.enter_async_context(Judge())
 
@@ -253,9 +259,26 @@ class Bench:
                 temperature=load.temperature, top_p=load.top_p, logprobs=load.logprobs
             ),
             rollout=RolloutConfig(max_tokens=load.max_tokens),
+            kernel=kernels,
         )
         tir = Tir(model, sandbox, canonicalise, config)
         return tir.work, tir.useful
+
+
+def _zygotes() -> int:
+    """One parent of kernels makes 50 a second."""
+    return max(1, min(4, machine.usable_cores() // 4))
+
+
+def _workers(workload: WorkloadName, concurrent: int) -> int:
+    """Problems in work at a time, so that `concurrent` streams are always wanted.
+
+    A rollout that runs code holds no stream, so there are twice as many; a tree begins with three
+    streams and goes on with nine.
+    """
+    if workload == "decode":
+        return concurrent
+    return 2 * concurrent if workload == "tir" else -(-concurrent // 3)
 
 
 def setup_of(target: Target, load: Load, options: ServeOptions, prompts: str) -> Setup:

@@ -45,8 +45,6 @@ class Useful:
     running: float = 0.0
     asked: float = 0.0
     """From asking for cells to their results."""
-    rollouts: float = 0.0
-    """Wall-clock time of rollouts."""
 
     @property
     def share(self) -> float:
@@ -63,6 +61,8 @@ class Setting:
     top_p: float
     seed: int
     logprobs: bool = False
+    request_seeds: bool = False
+    """vLLM draws for each seeded request by itself: half its speed at 512 streams."""
 
     def sampling(self, seed: int, max_tokens: int, *, ignore_eos: bool) -> Sampling:
         """One call's."""
@@ -70,7 +70,7 @@ class Setting:
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=max_tokens,
-            seed=seed,
+            seed=seed if self.request_seeds else None,
             logprobs=int(self.logprobs),
             ignore_eos=ignore_eos,
         )
@@ -172,7 +172,6 @@ class Tir:
         kept = sum(len(turn.text) for turn in trace.turns)
         total.num_sampled += trace.num_tokens
         total.num_useful += trace.num_tokens * min(1.0, kept / watch.received if kept else 0.0)
-        total.rollouts += trace.seconds
         for turn in trace.turns:
             if turn.run is not None:
                 total.num_runs += 1

@@ -94,6 +94,9 @@ def benchmark(
         str, typer.Option(help=f"Of {', '.join(get_args(WorkloadName))}; a list measures each.")
     ] = "decode",
     max_tokens: Annotated[int, typer.Option(help="Tokens of a completion or rollout.")] = 512,
+    cell_timeout: Annotated[
+        float, typer.Option(help="Seconds of one code run of the workload tir.")
+    ] = 5.0,
     duration: Annotated[
         float | None, typer.Option(help="Seconds of each measurement (30 by default).")
     ] = None,
@@ -152,6 +155,7 @@ def benchmark(
         seed=seed,
         temperature=temperature,
         top_p=top_p,
+        cell_timeout=_positive("--cell-timeout", cell_timeout),
         logprobs=logprobs,
         problems=tuple(read_problems(prompt_file)) if prompt_file else (),
     )

@@ -24,7 +24,13 @@ from aimo2.llm.events import BrokenStreamError, ReplyReader, ReportedError
 from aimo2.llm.features import Features, Seen, features
 from aimo2.llm.recovery import OnUnavailable, Recovery
 from aimo2.llm.stop import ReplyCutter
-from aimo2.llm.template import CachedTemplate, JinjaTemplate, Template, TokenizeTemplate
+from aimo2.llm.template import (
+    CachedTemplate,
+    JinjaTemplate,
+    LearnedTemplate,
+    Template,
+    TokenizeTemplate,
+)
 from aimo2.llm.transport import (
     Answer,
     ClientLimits,
@@ -76,7 +82,8 @@ class OpenAIModel:
     one, asked again for every request because a restarted server may have another port.
     `model`: a served model's name; `None` takes the first. `chat_template`: Jinja source that
     replaces the server's own (`template.CHATML` for example). `mode`: "auto" prefers raw text.
-    `seed`: of the back-off's jitter.
+    `request_seeds`: whether requests carry their seed; `None`: to every server but vLLM, which it
+    slows down to a half where many streams run. `seed`: of the back-off's jitter.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class OpenAIModel:
         mode: Literal["auto", "raw", "chat"] = "auto",
         limits: ClientLimits = ClientLimits(),  # noqa: B008 - frozen
         on_unavailable: OnUnavailable | None = None,
+        request_seeds: bool | None = None,
         seed: int = 0,
     ) -> None:
         self.counters = Counters()
@@ -97,6 +105,7 @@ class OpenAIModel:
         self._mode = mode
         self._limits = limits
         self._on_unavailable = on_unavailable
+        self._request_seeds = request_seeds
         self._random = random.Random(seed)
         self._connecting = asyncio.Lock()
         self._link: _Link | None = None
@@ -287,7 +296,13 @@ class OpenAIModel:
         """Raw mode if the server takes prompts and a template is found; else chat mode."""
         why, along = "asked for", served.owner in _COUNTS_ALONG
         if self._mode != "chat":
-            raw = Dialect(served.name, "raw", counts_along=along, context_length=length)
+            raw = Dialect(
+                served.name,
+                "raw",
+                counts_along=along,
+                context_length=length,
+                sends_seeds=self._sends_seeds(served),
+            )
             link, why = await self._try_raw(raw, served, deadline)
             if link is not None:
                 return link
@@ -295,11 +310,19 @@ class OpenAIModel:
                 raise ConfigError(f"raw mode cannot be used: {why}")
         exact = served.owner in _EXACT_CHAT
         chat = Dialect(
-            served.name, "chat", continues=exact, counts_along=along, context_length=length
+            served.name,
+            "chat",
+            continues=exact,
+            counts_along=along,
+            context_length=length,
+            sends_seeds=self._sends_seeds(served),
         )
         body = chat.ask_chat(Conversation((Message("user", "1+1?"),), "1+1="), _TRIAL)
         logprobs = await self._probe(chat, body, deadline)
         return _Link(chat, Seen("the server's own, unseen", why, exact, logprobs), None)
+
+    def _sends_seeds(self, served: Served) -> bool:
+        return self._request_seeds if self._request_seeds is not None else served.owner != "vllm"
 
     async def _try_raw(
         self, raw: Dialect, served: Served, deadline: Deadline
@@ -317,7 +340,10 @@ class OpenAIModel:
             return None, why
         raw.plain_tokens = isinstance(found.template, TokenizeTemplate)
         seen = Seen(found.origin, None, exact_chat=False, logprobs=logprobs)
-        return _Link(raw, seen, CachedTemplate(found.template)), ""
+        template: Template = found.template
+        if not isinstance(template, JinjaTemplate):
+            template = LearnedTemplate(template)
+        return _Link(raw, seen, CachedTemplate(template)), ""
 
     async def _find_template(self, served: Served, deadline: Deadline) -> Found | None:
         if self._chat_template is None:

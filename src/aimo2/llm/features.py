@@ -46,7 +46,7 @@ def features(dialect: Dialect, seen: Seen) -> Features:
         template=seen.template,
         logprobs=logprobs,
         min_p="min_p" not in dialect.refused,
-        seed="seed" not in dialect.refused,
+        seed="seed" not in dialect.refused and dialect.sends_seeds,
         reduced=tuple(_reduced(dialect, seen, exact, logprobs)),
     )
 

@@ -118,10 +118,62 @@ class TokenizeTemplate:
         return list(_value(answer, "tokens", list))
 
 
+class LearnedTemplate:
+    """Another template, learned from what it renders: most put the contents between fixed parts.
+
+    A server renders a template in one or two requests for each problem, which costs it as much as
+    the prompt itself. So the first prompt of each sequence of roles is rendered twice, once with
+    marks for contents; where putting the contents in the place of the marks gives the same text,
+    later prompts are made here. Contents with spaces at their ends, which templates may strip, are
+    always left to the other template.
+    """
+
+    def __init__(self, inner: Template) -> None:
+        self._inner = inner
+        self._parts: dict[tuple[str, ...], list[str] | None] = {}
+
+    async def render(self, messages: Sequence[Message], deadline: Deadline) -> str:
+        """See `Template.render`."""
+        roles = tuple(message.role for message in messages)
+        plain = all(
+            message.content and message.content == message.content.strip() for message in messages
+        )
+        parts = self._parts.get(roles)
+        if plain and parts is not None:
+            return _joined(parts, messages)
+        prompt = await self._inner.render(messages, deadline)
+        if plain and roles not in self._parts:
+            self._parts[roles] = await self._learn(messages, prompt, deadline)
+        return prompt
+
+    async def _learn(
+        self, messages: Sequence[Message], prompt: str, deadline: Deadline
+    ) -> list[str] | None:
+        """The text around the contents; `None` where that does not explain the prompt."""
+        marks = [f"mark{index}x{index * 7919 + 104729}" for index in range(len(messages))]
+        marked = [
+            Message(message.role, mark) for message, mark in zip(messages, marks, strict=True)
+        ]
+        rest, parts = await self._inner.render(marked, deadline), []
+        for mark in marks:
+            before, found, rest = rest.partition(mark)
+            if not found:
+                return None
+            parts.append(before)
+        parts.append(rest)
+        return parts if _joined(parts, messages) == prompt else None
+
+
+def _joined(parts: Sequence[str], messages: Sequence[Message]) -> str:
+    contents = [message.content for message in messages]
+    pieces = [piece for pair in zip(parts, contents, strict=False) for piece in pair]
+    return "".join(pieces) + parts[-1]
+
+
 class CachedTemplate:
     """Remembers what another template rendered: all rollouts of a problem share their messages."""
 
-    def __init__(self, inner: Template, size: int = 256) -> None:
+    def __init__(self, inner: Template, size: int = 1024) -> None:
         self._inner = inner
         self._size = size
         self._prompts: OrderedDict[tuple[Message, ...], str] = OrderedDict()
