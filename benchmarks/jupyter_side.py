@@ -1,6 +1,7 @@
 """The Jupyter half of `sandbox.py`. Runs in an environment with jupyter_client and ipykernel.
 
-Takes `{"trials": n, "kernels": n, "first": code, "cell": code, "pause": seconds}` and prints the same figures.
+Takes `{"trials": n, "kernels": n, "first": code, "cell": code, "pause": seconds}` and prints the
+same figures.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import time
 from typing import Any
 
 import psutil
-from jupyter_client.manager import AsyncKernelManager  # type: ignore[import-not-found]
+from jupyter_client.manager import AsyncKernelManager
 
 
 async def start() -> tuple[Any, Any]:

@@ -178,6 +178,7 @@ def test_any_openai_compatible_server_will_do_and_its_key_stays_secret(
     async def solve() -> tuple[int | None, str, str]:
         async with LlamaServer(LocalServerConfig(model_path=Path(tiny), concurrency=2)) as server:
             url, key = server.endpoint()
+            assert key is not None
             process = await asyncio.create_subprocess_exec(
                 *command("solve", "Say something.", "--base-url", url, "--api-key-env", "A_KEY"),
                 *(*SHORT, "--json", "--traces", str(traces)),

@@ -604,6 +604,7 @@ def test_the_real_server_serves_restarts_and_wants_its_key(
         server = LlamaServer(config, on_event=events.append, log_dir=tmp_path)
         async with server:
             before = server.base_url
+            assert server.api_key is not None
             assert (await _complete(server, "wrong"))[0] == 401
             status, answer = await _complete(server, server.api_key)
             assert status == 200

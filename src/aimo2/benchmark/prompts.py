@@ -20,13 +20,13 @@ _TEMPLATES = (
     "A sequence is given by $x_0 = {a}$, $x_1 = {b}$ and $x_{{n+2}} = {c}x_{{n+1}} - x_n$ for every"
     " $n \\ge 0$. Find the smallest positive $k$ for which $x_k$ leaves the remainder $x_0$ on"
     " division by ${p}$.",
-    "On a board of {r} by {s} squares, a path goes from the lower left to the upper right corner"
+    "On a board of {r} by {c} squares, a path goes from the lower left to the upper right corner"
     " along grid lines, with steps to the right and upwards only. In how many of these paths is"
     " the number of turns a multiple of $3$? Give the remainder modulo ${p}$.",
     "In a tournament of {r} players, everybody plays once against everybody else, and no game is"
     " drawn. A group of three players is called cyclic if each of them has won exactly one game"
     " against the other two. What is the largest possible number of cyclic groups, if some player"
-    " has won exactly {s} games?",
+    " has won exactly {s} games and the others are ranked by a list of {b} numbers?",
     "For a positive integer $n$ let $f(n)$ be the sum of the squares of its decimal digits. How"
     " many integers $n$ with ${a} \\le n \\le {c}00$ have the property that repeated application"
     " of $f$ leads to $1$?",
@@ -38,7 +38,8 @@ _TEMPLATES = (
     "Find the number of ordered triples $(x, y, z)$ of integers with $0 \\le x, y, z < {p}$ such"
     " that $x^2 + {b}y^2 + {c}z^2$ is divisible by ${p}$.",
     "A fair coin is tossed until the pattern of {s} equal results in a row appears. The expected"
-    " number of tosses, given that the first {r} tosses do not contain it, is written as $m/n$ in"
+    " number of tosses, given that the first {r} tosses do not contain it and that heads come with"
+    " probability $1/{b}$, is written as $m/n$ in"
     " lowest terms. Determine $m + n$ modulo $1000$.",
 )
 _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101)
@@ -47,11 +48,14 @@ _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 8
 def drawn_problems(number: int, seed: int) -> Sequence[Problem]:
     """`number` different problems; the same for the same seed."""
     draw = random.Random(seed)
-    return [_problem(index, draw) for index in range(number)]
+    texts: dict[str, None] = {}
+    while len(texts) < number:
+        texts[_statement(_TEMPLATES[len(texts) % len(_TEMPLATES)], draw)] = None
+    return [Problem(id=f"drawn-{index}", statement=text) for index, text in enumerate(texts)]
 
 
-def _problem(index: int, draw: random.Random) -> Problem:
-    text = _TEMPLATES[index % len(_TEMPLATES)].format(
+def _statement(template: str, draw: random.Random) -> str:
+    return template.format(
         a=draw.randrange(100, 100_000),
         b=draw.randrange(100, 10_000),
         c=draw.randrange(100, 10_000),
@@ -59,4 +63,3 @@ def _problem(index: int, draw: random.Random) -> Problem:
         r=draw.randrange(7, 40),
         s=draw.randrange(3, 12),
     )
-    return Problem(id=f"drawn-{index}", statement=text)

@@ -171,8 +171,10 @@ class RoutedModel:
         """Sample a continuation; see `Model.stream`."""
         texts: list[str] = []
         num_tokens = 0
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._patience
         while True:
-            seat = await self._take(conversation, "".join(texts), deadline)
+            seat = await self._take(conversation, "".join(texts), deadline, give_up)
             asked = replace(conversation, reply=conversation.reply + "".join(texts))
             left = replace(sampling, max_tokens=sampling.max_tokens - num_tokens)
             try:
@@ -182,6 +184,7 @@ class RoutedModel:
                         num_tokens += chunk.num_tokens
                         seat.counters.num_tokens += chunk.num_tokens
                         self._welcome(seat)
+                        give_up = loop.time() + self._patience
                         yield chunk
                 return
             except ModelUnavailable as error:
@@ -194,15 +197,18 @@ class RoutedModel:
                 yield Chunk("", 0, (), "length")
                 return
 
-    async def _take(self, conversation: Conversation, more: str, deadline: Deadline) -> _Seat:
-        """A seat on a replica; waits where none is alive."""
+    async def _take(
+        self, conversation: Conversation, more: str, deadline: Deadline, give_up: float
+    ) -> _Seat:
+        """A seat on a replica; waits where none is alive, until the instant `give_up`."""
         numbers = blocks(_text(conversation) + more)
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._patience
         while True:
             now = loop.time()
             usable = {i: seat for i, seat in enumerate(self._seats) if seat.usable(now)}
             alive = {i: seat for i, seat in usable.items() if not seat.lost}
+            if not alive and now >= give_up:
+                raise ModelUnavailable(self._all_lost())
             trials = [seat for seat in usable.values() if seat.lost]
             if trials:  # one stream at a time finds out whether a lost replica is back
                 trials[0].on_trial = True
@@ -214,8 +220,6 @@ class RoutedModel:
                 ]
                 start = numbers[0] if numbers else hash(_text(conversation))
                 return self._sit(self._seats[choose(candidates, start)], numbers)
-            if now >= give_up:
-                raise ModelUnavailable(self._all_lost())
             if deadline.passed():
                 raise DeadlinePassed("the deadline came while no replica was there")
             soonest = min(seat.retry_at for seat in self._seats)

@@ -1,0 +1,136 @@
+"""Two real servers behind one router; the benchmark and `aimo2 serve` as a user runs them."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from aimo2.cli.models import ensure_model
+from aimo2.config import LocalServerConfig
+from aimo2.deadline import NEVER
+from aimo2.engine import route
+from aimo2.llm import Conversation, Message, Sampling
+from aimo2.llm.client import Endpoint
+from aimo2.llm.router import RoutedModel
+from aimo2.serving.llama_cpp import LlamaServer
+
+pytestmark = pytest.mark.e2e
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=48)
+PROBLEMS = [f"Name {number} animals that live in the sea." for number in range(3, 9)]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Path:
+    return ensure_model("smollm2-135m", Console(stderr=True))
+
+
+def test_killing_a_replica_in_mid_run_changes_no_answer(tiny: Path) -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        config = LocalServerConfig(model_path=tiny, concurrency=2, context=1024, threads=1)
+        async with AsyncExitStack() as stack:
+            servers = [LlamaServer(config, grace=0.2) for _ in range(2)]
+            for server in servers:
+                await stack.enter_async_context(server)
+            endpoints = [lambda s=s: Endpoint(*s.endpoint()) for s in servers]
+            model = await route(endpoints, None, None, stack, said.append)
+            assert isinstance(model, RoutedModel)
+            await model.connect(NEVER)
+            undisturbed = await everything(model, None)
+            disturbed = await everything(model, servers[0])
+            assert disturbed == undisturbed
+            await servers[0].wait_ready()
+            before = model.counters[0].num_tokens
+            assert await everything(model, None) == undisturbed
+            assert await everything(model, None) == undisturbed
+            assert model.counters[0].num_tokens > before
+            assert model.loads == (0, 0)
+
+    asyncio.run(asyncio.wait_for(main(), 240))
+    assert any("is lost" in line for line in said)
+    assert any("is back" in line for line in said)
+
+
+async def everything(model: RoutedModel, victim: LlamaServer | None) -> list[str]:
+    """Every problem at once; the victim is killed when a quarter of the tokens have come."""
+    seen = 0
+
+    async def one(problem: str) -> str:
+        nonlocal seen
+        text = ""
+        async for chunk in model.stream(Conversation((Message("user", problem),)), GREEDY, NEVER):
+            text += chunk.text
+            seen += chunk.num_tokens
+            if victim is not None and seen > 12 * len(PROBLEMS) and victim.pid in alive:
+                alive.clear()
+                os.kill(victim.pid or 0, signal.SIGKILL)
+        return text
+
+    alive = {victim.pid} if victim is not None else set()
+    return list(await asyncio.gather(*(one(problem) for problem in PROBLEMS)))
+
+
+def test_the_benchmark_prints_its_table_and_its_report_compares(tiny: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "a.json", tmp_path / "a.png"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "aimo2.benchmark", f"--model={tiny}", "--concurrent=2"),
+            *("--workload=decode,tir,tree", "--requests=3", "--max-tokens=24", "--threads=2"),
+            *("--json", str(out), "--plot", str(picture)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = {each["workload"]: each for each in json.loads(out.read_text())["results"]}
+    assert set(results) == {"decode", "tir", "tree"}
+    assert results["decode"]["num_tokens"] == 3 * 24
+    assert all(each["tokens_per_second"] > 0 for each in results.values())
+    assert len(done.stdout.splitlines()) == 5
+    assert picture.stat().st_size > 1000
+    compared = subprocess.run(
+        [sys.executable, "-m", "aimo2.benchmark", "compare", str(out), str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "ratio 1.000" in compared.stdout
+
+
+def test_a_served_model_is_used_by_its_url_and_ends_with_a_signal(tiny: Path) -> None:
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "aimo2", "serve", str(tiny), "--context", "1024", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert serving.stdout is not None
+    url = serving.stdout.readline().strip()
+    try:
+        assert url.startswith("http://127.0.0.1:"), serving.stderr and serving.stderr.read()
+        solved = subprocess.run(
+            [
+                *(sys.executable, "-m", "aimo2", "solve", "--base-url", url, "-n", "1"),
+                *("--max-tokens", "16", "--json", "1+1?"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert json.loads(solved.stdout)["num_rollouts"] == 1
+    finally:
+        serving.send_signal(signal.SIGINT)
+        serving.communicate(timeout=30)
+    assert serving.returncode == 0
