@@ -24,8 +24,8 @@ ErrorKind = Literal[
 FinishReason = Literal["stop", "length", "closed"]
 """Why the server ended a turn: end of text or a stop string; token limit; we closed the stream."""
 
-Opening = Literal["plain", "code"]
-"""How a rollout starts: reasoning in words, or a reply that begins with a code fence."""
+Opening = str
+"""How a rollout starts: the name of an opening, such as `plain` or `code` (`prompts` has them)."""
 
 RolloutStop = Literal[
     "answered",  # a usable answer stands in the text
@@ -37,16 +37,37 @@ RolloutStop = Literal[
     "loop",  # the text repeats itself
     "deadline",  # the question's deadline
     "cancelled",  # the vote was decided without it
+    "forked",  # it ended by splitting: its children go on instead of it
+    "certain",  # probes of its answer agreed (`probe`)
+    "unsure",  # its confidence fell below the threshold: it does not vote (`confidence`)
+    "too_long",  # far longer than its siblings that have answered
+    "salvaged",  # an answer was forced out of it, at the deadline or at a limit
     "model_error",
     "sandbox_error",
 ]
 """Why a rollout ended; each has exactly one."""
 
-StopReason = Literal["majority", "exhausted", "deadline", "interrupted", "failed"]
-"""Why a question ended: the vote was decided; every rollout ended; time; Ctrl-C; nothing ran."""
+StopRule = Literal["majority", "k_equal", "window", "unassailable", "adaptive_consistency", "never"]
+"""When a question is decided; the rules are in `policy.stop`."""
 
-AnswerSource = Literal["boxed", "stated", "output"]
-"""Where an answer stood: in `\\boxed{}`, in a closing sentence, or in the last code output."""
+StopReason = Literal[
+    "majority",
+    "k_equal",
+    "window",
+    "unassailable",
+    "adaptive_consistency",
+    "max_votes",  # as many votes as were asked for
+    "exhausted",  # every rollout ended
+    "no_progress",  # the exam took the time back
+    "deadline",
+    "interrupted",  # Ctrl-C
+    "failed",  # nothing ran
+]
+"""Why a question ended: the stopping rule that fired, or what else ended it."""
+
+AnswerSource = Literal["boxed", "stated", "output", "forced"]
+"""Where an answer stood: in `\\boxed{}`, in a closing sentence, in the last code output, or behind
+an answer prefix that we forced."""
 
 
 class Value(BaseModel):
@@ -77,6 +98,33 @@ class CodeRun(Value):
     """Whether output was dropped."""
 
 
+class TokenStats(Value):
+    """How sure the model was over some sampled tokens, from the server's top candidates.
+
+    Confidence of a token: -(1/k) times the sum of the log-probabilities of its top k candidates
+    (DeepConf, arXiv 2508.15260, section 2): larger is surer. Nats throughout.
+    """
+
+    num_tokens: int
+    """Tokens that the figures are over."""
+    mean_logprob: float
+    """Mean log-probability of the sampled tokens."""
+    tail_logprob: float
+    """The same over the last 2,048 tokens."""
+    min_window_logprob: float
+    """The lowest mean log-probability over 64 tokens in a row."""
+    confidence: float | None = None
+    """Mean token confidence; `None` where the server gives no candidates, as are the next four."""
+    tail_confidence: float | None = None
+    """Over the last 2,048 tokens."""
+    bottom_confidence: float | None = None
+    """Mean of the lowest 10 % of sliding windows of 2,048 tokens."""
+    min_confidence: float | None = None
+    """The lowest sliding window of 2,048 tokens."""
+    entropy: float | None = None
+    """Mean entropy of the top 5 candidates."""
+
+
 class Turn(Value):
     """One model call plus the code run that it caused."""
 
@@ -90,10 +138,23 @@ class Turn(Value):
     """What we appended after `text`: the output block and a nudge; not sampled."""
     mean_logprob: float | None = None
     """Mean log-probability of the sampled tokens; `None` where the server gives none."""
+    started: float = 0.0
+    """Seconds from the question's start to this model call."""
+    seconds: float = 0.0
+    """Wall-clock time of the model call and of the code run, queueing included."""
+
+
+TRACE_VERSION = 2
+"""Of the stored form; a reader refuses a newer one."""
 
 
 class Trace(Value):
-    """The saved record of one rollout."""
+    """The saved record of one rollout: a root-to-leaf path of the question's tree.
+
+    A forked rollout starts with its parent's turns, which stand here again, so that each trace
+    can be read alone: `turns[:num_shared_turns]` are the first `num_shared_turns` turns of trace
+    `parent`, and their tokens were sampled only once.
+    """
 
     problem_id: str
     rollout: int
@@ -115,11 +176,29 @@ class Trace(Value):
     """Wall-clock time from the first request to the end, code runs included."""
     sandbox_layers: tuple[str, ...] = ()
     """What isolated the code runs, from the outside in."""
+    version: int = TRACE_VERSION
+    parent: int | None = None
+    """Index of the rollout that this one was forked from; `None` for a root."""
+    num_shared_turns: int = 0
+    """Leading turns that the parent sampled; 0 for a root."""
+    started: float = 0.0
+    """Seconds from the question's start to this rollout's own first request."""
+    stats: TokenStats | None = None
+    """Over the whole path; `None` where the server gave no log-probabilities."""
+    weight: float | None = None
+    """What its vote weighed in the last tally; `None` where it cast none."""
+    model: str | None = None
+    """The served model's name."""
 
     @property
     def num_tokens(self) -> int:
-        """Sampled tokens of all turns."""
+        """Sampled tokens of all turns, the shared ones included: the length of the path."""
         return sum(turn.num_tokens for turn in self.turns)
+
+    @property
+    def num_own_tokens(self) -> int:
+        """Sampled tokens that this rollout cost: those of the shared turns are the parent's."""
+        return sum(turn.num_tokens for turn in self.turns[self.num_shared_turns :])
 
     @property
     def num_code_runs(self) -> int:

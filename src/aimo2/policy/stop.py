@@ -1,11 +1,9 @@
 """When a question is decided. Pure functions of the tally. Knows no models and no clocks."""
 
 import math
-from typing import Literal, assert_never
 
 from aimo2.policy.vote import Tally
-
-StopRule = Literal["majority", "never"]
+from aimo2.types import StopRule
 
 MAJORITY_VOTES = 7
 """Votes that `majority` waits for where 16 or more rollouts are open."""
@@ -35,4 +33,4 @@ def decided(rule: StopRule, votes: Tally, num_rollouts: int) -> bool:
         case "never":
             return False
         case _:
-            assert_never(rule)
+            raise ValueError(f"no such stopping rule yet: {rule}")

@@ -5,8 +5,14 @@ from dataclasses import dataclass
 
 from aimo2.types import AnswerSource, Vote
 
-SOURCE_WEIGHTS: dict[AnswerSource, float] = {"boxed": 1.0, "stated": 1.0, "output": 0.5}
-"""A bare code output was never called the answer by its rollout, so it counts half."""
+SOURCE_WEIGHTS: dict[AnswerSource, float] = {
+    "boxed": 1.0,
+    "stated": 1.0,
+    "output": 0.5,
+    "forced": 0.5,
+}
+"""A bare code output was never called the answer by its rollout, and a forced answer was not
+reached by reasoning, so each counts half."""
 
 
 @dataclass(frozen=True, slots=True)
