@@ -31,7 +31,7 @@ from aimo2.benchmark.runner import (
 from aimo2.benchmark.startup import measure_startup
 from aimo2.cli import errors
 from aimo2.cli.models import ensure_model
-from aimo2.cli.solve import server_config
+from aimo2.cli.options import server_config
 from aimo2.config import ServerConfig
 from aimo2.errors import Aimo2Error, ConfigError, DiskFullError
 from aimo2.problems import read_problems

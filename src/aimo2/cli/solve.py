@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from aimo2 import engine
-from aimo2.cli import errors
+from aimo2.cli import errors, options
 from aimo2.cli.display import Display, LiveDisplay, PlainDisplay, ShowDisplay
 from aimo2.cli.models import ensure_model
 from aimo2.config import (
@@ -25,7 +24,6 @@ from aimo2.config import (
     KernelConfig,
     RolloutConfig,
     SamplingConfig,
-    ServerConfig,
     SolveConfig,
 )
 from aimo2.deadline import NEVER, Deadline
@@ -35,27 +33,6 @@ from aimo2.problems import read_problems
 from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.solver import Solved, Solver, Tools
 from aimo2.types import Outcome, Problem
-
-
-class AnswerTypeName(StrEnum):
-    """What an answer may be."""
-
-    INT = "int"
-    EXPR = "expr"
-
-
-class StopRuleName(StrEnum):
-    """When a question is decided."""
-
-    MAJORITY = "majority"
-    NEVER = "never"
-
-
-class SandboxLevelName(StrEnum):
-    """What the sandbox must be able to close off."""
-
-    AUTO = "auto"
-    STRICT = "strict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,60 +76,31 @@ def solve(
     ] = False,
     traces: Annotated[Path | None, typer.Option(help="Write whole traces as JSON lines.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Stream the first rollout's text.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model name or .gguf file; with --base-url, the served name."),
-    ] = None,
-    base_url: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Use this OpenAI-compatible server, such as http://host/v1. May be given again:"
-            " replicas of one model."
-        ),
-    ] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="Name of the environment variable with the API key.")
-    ] = None,
-    chat_template: Annotated[
-        str | None,
-        typer.Option(help="With --base-url: a Jinja file, or chatml, where the server has none."),
-    ] = None,
+    model: options.ModelOption = None,
+    base_url: options.BaseUrlOption = None,
+    api_key_env: options.ApiKeyEnvOption = None,
+    chat_template: options.ChatTemplateOption = None,
     rollouts: Annotated[
         int | None, typer.Option("--rollouts", "-n", help="Attempts a problem, at most.")
     ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(help="Attempts that run at the same time.")
-    ] = None,
-    openings: Annotated[
-        str, typer.Option(help="How attempts start, in turn: code, plain.")
-    ] = "code,code,code,plain",
-    code: Annotated[bool, typer.Option(help="Whether the model may run code.")] = True,
-    max_tokens: Annotated[int, typer.Option(help="Sampled tokens an attempt, at most.")] = 1024,
-    max_code_runs: Annotated[int, typer.Option(help="Code runs an attempt, at most.")] = 4,
-    cell_timeout: Annotated[float, typer.Option(help="Seconds a code run may take.")] = 10.0,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds a problem may take; never passed by over 1 s.")
-    ] = None,
-    stop: Annotated[
-        StopRuleName, typer.Option(help="When the vote is decided early.")
-    ] = StopRuleName.MAJORITY,
-    answer_type: Annotated[
-        AnswerTypeName, typer.Option(help="Integers, or any expression.")
-    ] = AnswerTypeName.INT,
-    modulus: Annotated[
-        int | None, typer.Option(help="Reduce integer answers modulo this (1000 for AIMO-2).")
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 0.95,
-    min_p: Annotated[float, typer.Option(help="Least probability, relative to the best.")] = 0.0,
-    logprobs: Annotated[bool, typer.Option(help="Record log-probabilities.")] = False,
-    seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads of the local engine.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens of context an attempt has.")] = 4096,
-    sandbox: Annotated[
-        SandboxLevelName,
-        typer.Option(help="strict: refuse to run code where network or files stay open to it."),
-    ] = SandboxLevelName.AUTO,
+    concurrency: options.ConcurrencyOption = None,
+    openings: options.OpeningsOption = "code,code,code,plain",
+    code: options.CodeOption = True,
+    max_tokens: options.MaxTokensOption = 1024,
+    max_code_runs: options.MaxCodeRunsOption = 4,
+    cell_timeout: options.CellTimeoutOption = 10.0,
+    timeout: options.TimeoutOption = None,
+    stop: options.StopOption = options.StopRuleName.MAJORITY,
+    answer_type: options.AnswerTypeOption = options.AnswerTypeName.INT,
+    modulus: options.ModulusOption = None,
+    temperature: options.TemperatureOption = 0.7,
+    top_p: options.TopPOption = 0.95,
+    min_p: options.MinPOption = 0.0,
+    logprobs: options.LogprobsOption = False,
+    seed: options.SeedOption = 0,
+    threads: options.ThreadsOption = None,
+    context: options.ContextOption = 4096,
+    sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
 ) -> None:
     """Solve one problem given in words, or every problem of a file.
 
@@ -162,7 +110,7 @@ def solve(
     problems = _problems(text, file)
     try:
         engine_config = EngineConfig(
-            server=server_config(base_url, model, api_key_env, chat_template),
+            server=options.server_config(base_url, model, api_key_env, chat_template),
             concurrency=concurrency,
             threads=threads,
             context=context,
@@ -219,27 +167,6 @@ def _problems(text: Sequence[str] | None, file: str | None) -> list[Problem]:
     if not statement:
         raise InputError("no problem given; write it behind `solve`, or use --file F")
     return [Problem(id="1", statement=statement)]
-
-
-def server_config(
-    base_urls: Sequence[str] | None, model: str | None, key_env: str | None, template: str | None
-) -> ServerConfig | None:
-    """What the flags say of somebody's server; `None` without one. Raises `ConfigError`."""
-    if not base_urls:
-        if template is not None:
-            raise ConfigError("--chat-template needs --base-url: the local engine has its own")
-        if key_env is not None:
-            raise ConfigError("--api-key-env needs --base-url: the local engine has no key")
-        return None
-    if key_env is not None and not os.environ.get(key_env):
-        raise ConfigError(f"--api-key-env {key_env}: that environment variable is not set")
-    return ServerConfig(
-        base_url=base_urls[0],
-        more_urls=tuple(base_urls[1:]),
-        model=model,
-        api_key_env=key_env,
-        chat_template=template,
-    )
 
 
 def _display(console: Console, total: int, *, show: bool) -> Display:
