@@ -98,6 +98,11 @@ class FenceParser:
         return self._block is not None
 
     @property
+    def open_fence(self) -> str | None:
+        """What closes the block that the text so far ends in, with its indentation."""
+        return None if self._block is None else self._block.indent + self._block.fence
+
+    @property
     def offset(self) -> int:
         """Characters fed so far."""
         return self._line_start + sum(map(len, self._partial))

@@ -5,7 +5,31 @@ from dataclasses import dataclass
 
 from aimo2.config import AnswerType
 from aimo2.llm import Message
+from aimo2.prompts.closing import (
+    answer_prefix,
+    close_thinking,
+    go_on_thinking,
+    is_thinking,
+    thinking_end,
+)
+from aimo2.prompts.families import UNKNOWN, Family, Thinking, families, find_family
 from aimo2.types import ErrorKind, Opening
+
+__all__ = [
+    "UNKNOWN",
+    "Family",
+    "Start",
+    "Thinking",
+    "answer_prefix",
+    "close_thinking",
+    "families",
+    "find_family",
+    "go_on_thinking",
+    "is_thinking",
+    "nudge",
+    "start",
+    "thinking_end",
+]
 
 _WITH_CODE = (
     "Solve the problem. Reason step by step, and write Python code in a ```python block where"
