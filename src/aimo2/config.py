@@ -1,11 +1,11 @@
 """Frozen, validated configuration values. Knows no terminal and no defaults of a machine."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aimo2.types import Opening
+from aimo2.types import Opening, StopRule
 
 AnswerType = Literal["int", "expr"]
 
@@ -50,6 +50,91 @@ class RolloutConfig(_Config):
     """Characters of a cell's output given back to the model, cut in the middle."""
     stop_at_answer: bool = True
     """End at the first usable boxed answer instead of at the end of the reply."""
+
+
+class StopConfig(_Config):
+    """When a question is decided before every rollout has ended; `policy.stop` has the rules."""
+
+    rule: StopRule = "majority"
+    min_votes: Annotated[int, Field(ge=1)] | None = None
+    """No rule fires below it; `None` takes the rule's own: 7 of 16 in proportion for `majority`."""
+    max_votes: Annotated[int, Field(ge=1)] | None = None
+    """The question ends with so many votes, whatever they say."""
+    k: Annotated[int, Field(ge=1)] = 4
+    """Agreeing votes that `k_equal` asks for."""
+    speed: Annotated[int, Field(ge=1, le=5)] = 3
+    """Of `window`: 1 is the fastest and ends with 6 answers, 5 with 10, whatever they say."""
+    certainty: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Probability at which `adaptive_consistency` stops."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_votes and self.max_votes and self.min_votes > self.max_votes:
+            raise ValueError(f"min_votes {self.min_votes} is above max_votes {self.max_votes}")
+        return self
+
+
+WeighRule = Literal[
+    "count",
+    "mean_confidence",
+    "tail_confidence",
+    "bottom_confidence",
+    "min_confidence",
+    "inverse_entropy",
+    "short_first",
+    "calibrated",
+]
+"""What a vote weighs; `policy.weigh` has the rules."""
+
+
+class Calibration(_Config):
+    """A logistic model of the probability that a trace is right, as `aimo2 calibrate` fits it.
+
+    log-odds = intercept + sum over the features of coefficient x (value - mean) / scale; the names
+    are those of `policy.calibrate.features`.
+    """
+
+    intercept: float
+    coefficients: dict[str, float]
+    means: dict[str, float]
+    scales: dict[str, float]
+    shift: float = 0.0
+    """Log-odds added to every vote before it is cut at 0: what a right answer is worth against
+    wrong ones that scatter over many values."""
+    num_traces: int = 0
+    """That it was fitted on."""
+    num_problems: int = 0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        names = set(self.coefficients)
+        if names != set(self.means) or names != set(self.scales):
+            raise ValueError("coefficients, means and scales must have the same names")
+        if any(scale <= 0 for scale in self.scales.values()):
+            raise ValueError("scales must be above 0")
+        return self
+
+
+class WeighConfig(_Config):
+    """What a vote weighs: a rule, then a filter, a prior and the discounts that always hold."""
+
+    rule: WeighRule = "count"
+    keep: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the votes that weigh anything at all: the surest ones (DeepConf's filter: 0.1)."""
+    keep_by: Literal["tail_confidence", "bottom_confidence"] = "tail_confidence"
+    """What `keep` sorts by."""
+    shortest: Annotated[int, Field(ge=1)] | None = None
+    """Votes that `short_first` counts; `None` takes half of them."""
+    trivial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor for answers that are guessed often: integers up to 20 and multiples of 100."""
+    calibration: Calibration | None = None
+    """Of `calibrated`."""
+
+    @model_validator(mode="after")
+    def _has_calibration(self) -> Self:
+        if self.rule == "calibrated" and self.calibration is None:
+            raise ValueError("weights of `calibrated` need a calibration; fit one: aimo2 calibrate")
+        return self
 
 
 class SolveConfig(_Config):

@@ -217,6 +217,9 @@ class Vote(Value):
     rollout: int
     answer: str
     weight: float = 1.0
+    """What is summed to find the leader, in units of a plain vote."""
+    count: float = 1.0
+    """How much of an independent, reasoned vote it is, 0 to 1: what rules that count go by."""
 
 
 class Outcome(Value):

@@ -1,12 +1,23 @@
-"""When a question is decided. Pure functions of the tally. Knows no models and no clocks."""
+"""When a question is decided. Pure functions of its votes. Knows no models and no clocks.
+
+Rules that count votes go by `Vote.count` (a forced or half-shared vote is half a vote); the leader
+is always that of the summed weights, so that the rule and the answer agree. `min_votes` and
+`max_votes` count voters. All rules but `window` are invariant under the order of the votes.
+"""
 
 import math
+from collections.abc import Iterable, Sequence
 
-from aimo2.policy.vote import Tally
-from aimo2.types import StopRule
+from aimo2.config import StopConfig
+from aimo2.policy.vote import Tally, tally
+from aimo2.types import StopReason, StopRule, Vote
 
 MAJORITY_VOTES = 7
 """Votes that `majority` waits for where 16 or more rollouts are open."""
+WINDOW_ANSWERS = {1: 6, 2: 7, 3: 8, 4: 9, 5: 10}
+"""Answers with which `window` ends a question, whatever they are, by speed level."""
+_EPSILON = 1e-9
+"""Sums of weights that differ by less are equal."""
 
 
 def min_votes(num_rollouts: int) -> int:
@@ -20,17 +31,141 @@ def min_votes(num_rollouts: int) -> int:
     return min(num_rollouts, MAJORITY_VOTES, max(2, scaled))
 
 
-def majority(votes: Tally, num_rollouts: int) -> bool:
-    """At least 7 votes and one answer above 50 % of their weight (this project's own rule)."""
-    return votes.num_votes >= min_votes(num_rollouts) and votes.share > 0.5
+def stopped(
+    config: StopConfig, votes: Sequence[Vote], running: int, planned: int
+) -> StopReason | None:
+    """Why the question ends now, or `None` where it goes on.
+
+    `votes`: in order of arrival, weighed together. `running`: rollouts that may still vote, those
+    that are not open yet included. `planned`: rollouts in all, at least 1. That every rollout has
+    ended is not looked at here.
+    """
+    if planned < 1 or running < 0:
+        raise ValueError(f"{planned} rollouts planned and {running} running cannot be")
+    if votes and len(votes) >= _least(config, planned) and _fires(config, votes, running):
+        return None if config.rule == "never" else config.rule
+    if config.max_votes is not None and len(votes) >= config.max_votes:
+        return "max_votes"
+    return None
+
+
+def _least(config: StopConfig, planned: int) -> int:
+    own = min_votes(planned) if config.rule == "majority" else 1
+    return own if config.min_votes is None else config.min_votes
+
+
+def _fires(config: StopConfig, votes: Sequence[Vote], running: int) -> bool:
+    match config.rule:
+        case "majority":
+            return majority(tally(votes))
+        case "k_equal":
+            return k_equal(votes, config.k)
+        case "window":
+            return window(votes, config.speed)
+        case "unassailable":
+            return unassailable(votes, running)
+        case "adaptive_consistency":
+            return adaptive_consistency(votes, config.certainty)
+        case "never":
+            return False
+
+
+def majority(votes: Tally) -> bool:
+    """One answer has above 50 % of the weight (this project's own rule, with 7 votes)."""
+    return votes.share > 0.5
 
 
 def decided(rule: StopRule, votes: Tally, num_rollouts: int) -> bool:
-    """Whether `rule` ends the question now."""
-    match rule:
-        case "majority":
-            return majority(votes, num_rollouts)
-        case "never":
-            return False
-        case _:
-            raise ValueError(f"no such stopping rule yet: {rule}")
+    """`majority` or `never` on a tally alone: what `stopped` replaces."""
+    return rule == "majority" and votes.num_votes >= min_votes(num_rollouts) and majority(votes)
+
+
+def k_equal(votes: Sequence[Vote], k: int) -> bool:
+    """The leader has k votes (NVIDIA's AIMO-2 paper: the first 4 to 5 agreeing of 16 cancel the
+    rest; AIMO-3 notebooks: 4 of 8).
+    """
+    return _count(votes, tally(votes).leader) >= k - _EPSILON
+
+
+def window(votes: Sequence[Vote], speed: int) -> bool:
+    """4 equal of the first 4; 4 of the last 5; 5 of at most 7; 6 of at most 9; or as many answers
+    as the speed level asks for, 6 (level 1) to 10 (level 5), whatever they are
+    (imagination-research, AIMO-2). By order of arrival: it is not invariant under it.
+
+    That the last condition ends a question whatever the answers is our reading of "a minimum of 6
+    to 10 answers": a minimum before the others would leave "4 of the first 4" without effect.
+    """
+    leader = tally(votes).leader
+    total = _count(votes, leader)
+    return (
+        (len(votes) == 4 and total >= 4 - _EPSILON)
+        or _count(votes[-5:], leader) >= 4 - _EPSILON
+        or (len(votes) <= 7 and total >= 5 - _EPSILON)
+        or (len(votes) <= 9 and total >= 6 - _EPSILON)
+        or len(votes) >= WINDOW_ANSWERS[speed]
+    )
+
+
+def unassailable(votes: Sequence[Vote], running: int) -> bool:
+    """second + still running <= first (AIMO-3, second-hand): the others can at most draw level.
+
+    A vote to come is taken to weigh as much as the heaviest so far; with plain votes this is exact.
+    """
+    first, second = _top_two(tally(votes).weights.values())
+    heaviest = max((vote.weight / vote.count for vote in votes if vote.count > 0), default=1.0)
+    return second + running * heaviest <= first + _EPSILON
+
+
+def adaptive_consistency(votes: Sequence[Vote], certainty: float) -> bool:
+    """The leader stays ahead of the runner-up with at least probability `certainty`.
+
+    Adaptive-Consistency (arXiv 2305.11860, section 3, the Beta criterion): the posterior of the
+    leader's part against the runner-up is Beta(a + 1, b + 1), a and b their counts.
+    """
+    leader = tally(votes).leader
+    counts: dict[str, float] = {}
+    for vote in votes:
+        counts[vote.answer] = counts.get(vote.answer, 0.0) + vote.count
+    ahead = counts.pop(leader) if leader is not None else 0.0
+    return probability_ahead(ahead, max(counts.values(), default=0.0)) >= certainty
+
+
+def probability_ahead(ahead: float, behind: float) -> float:
+    """The integral of x^a (1 - x)^b over [1/2, 1], over that over [0, 1]; a, b >= 0 may be broken.
+
+    By the continued fraction of the incomplete beta function (Numerical Recipes, 6.4) with the
+    scale in logarithms: no overflow for thousands of votes, absolute error below 1e-12.
+    """
+    if ahead < 0 or behind < 0:
+        raise ValueError(f"counts must be 0 or more: {ahead}, {behind}")
+    if ahead < behind:
+        return 1.0 - probability_ahead(behind, ahead)
+    p, q = ahead + 1.0, behind + 1.0
+    scale = math.lgamma(p + q) - math.lgamma(p) - math.lgamma(q) - (p + q) * math.log(2.0)
+    return 1.0 - math.exp(scale) * _beta_fraction(p, q, 0.5) / p
+
+
+def _beta_fraction(p: float, q: float, x: float) -> float:
+    """Lentz's method; converges fast for x < (p + 1) / (p + q + 2)."""
+    c, d = 1.0, 1.0 / (1.0 - (p + q) * x / (p + 1.0))
+    value = d
+    for m in range(1, 100_000):
+        for step in (
+            m * (q - m) * x / ((p + 2 * m - 1) * (p + 2 * m)),
+            -(p + m) * (p + q + m) * x / ((p + 2 * m) * (p + 2 * m + 1)),
+        ):
+            d = 1.0 / (1.0 + step * d)
+            c = 1.0 + step / c
+            value *= d * c
+        if abs(d * c - 1.0) < 1e-15:
+            break
+    return value
+
+
+def _count(votes: Iterable[Vote], answer: str | None) -> float:
+    return math.fsum(vote.count for vote in votes if vote.answer == answer)
+
+
+def _top_two(weights: Iterable[float]) -> tuple[float, float]:
+    ordered = sorted(weights, reverse=True)
+    return (ordered[0] if ordered else 0.0), (ordered[1] if len(ordered) > 1 else 0.0)

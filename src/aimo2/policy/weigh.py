@@ -1,0 +1,192 @@
+"""What each vote of a question weighs. Pure: the whole set in, votes out. Knows no models.
+
+A weight is the product of the rule's weight (in units of a plain vote: their mean, or their median,
+is 1), the filter (0 or 1), the prior against trivial answers, the weight of the answer's source,
+and the discount for a shared prefix. The last two make up `Vote.count`, which rules that count
+votes go by. Every rule is invariant under the order of the votes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from aimo2.config import WeighConfig
+from aimo2.policy.calibrate import log_odds
+from aimo2.policy.signals import Signals
+from aimo2.policy.vote import SOURCE_WEIGHTS
+from aimo2.types import TokenStats, Vote
+
+ENTROPY_BOUND = 3.0
+"""`inverse_entropy` gives no vote more than so many times the median, nor less than its inverse."""
+TRIVIAL_UP_TO = 20
+_TRIVIAL_ENDING = "00"
+_TIE_BREAK = 1e-6
+"""`short_first` prefers the answer with the shortest vote among equals."""
+
+
+def weigh(config: WeighConfig, signals: Sequence[Signals]) -> list[Vote]:
+    """The votes of those that cast one, in the order given.
+
+    Invariant: a rollout's vote depends on the set of `signals`, not on their order.
+    """
+    voters = [one for one in signals if one.votes]
+    rule = _rule_weights(config, voters)
+    kept = _kept(config, voters)
+    discounts = independence(voters)
+    votes = []
+    for one, weight, keep, discount in zip(voters, rule, kept, discounts, strict=True):
+        assert one.answer is not None
+        count = SOURCE_WEIGHTS[one.source] * discount
+        prior = config.trivial if is_trivial(one.answer) else 1.0
+        votes.append(
+            Vote(
+                rollout=one.rollout,
+                answer=one.answer,
+                weight=weight * prior * count if keep else 0.0,
+                count=count,
+            )
+        )
+    return votes
+
+
+def is_trivial(answer: str) -> bool:
+    """An integer of at most 20, or a multiple of 100: what models guess (imagination-research,
+    AIMO-2, who weigh such answers 0.6). Other answers are not.
+    """
+    digits = answer.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()):
+        return False
+    small = answer != digits or (len(digits) <= 2 and int(digits) <= TRIVIAL_UP_TO)
+    return small or digits.endswith(_TRIVIAL_ENDING)
+
+
+def independence(signals: Sequence[Signals]) -> list[float]:
+    """How much of an independent vote each is, above 0 and at most 1.
+
+    Two rollouts are taken to be correlated by the part of their tokens that they share: the shared
+    prefix over the longer path. A vote counts 1 / (sum of its correlations, its own 1 included),
+    so n leaves that share the part r of their path count n / (1 + (n - 1) r) together: Kish's
+    effective sample size of a cluster (Survey Sampling, 1965, section 5.4). Copies count as one
+    vote, unrelated rollouts as one each.
+    """
+    if all(one.parent is None for one in signals):
+        return [1.0] * len(signals)
+    return [1.0 / math.fsum(_shared(one, other) for other in signals) for one in signals]
+
+
+def _shared(one: Signals, other: Signals) -> float:
+    """The part of the longer path's tokens that both have in common; 1 for a rollout itself."""
+    if one.rollout == other.rollout:
+        return 1.0
+    longest = max(one.num_tokens, other.num_tokens)
+    common = 0
+    for (number, tokens), (other_number, _) in zip(one.path, other.path, strict=False):
+        if number != other_number:
+            break
+        common += tokens
+    return common / longest if longest else 0.0
+
+
+def _rule_weights(config: WeighConfig, voters: Sequence[Signals]) -> list[float]:
+    match config.rule:
+        case "count":
+            return [1.0] * len(voters)
+        case "inverse_entropy":
+            return _inverse_entropy(voters)
+        case "short_first":
+            return _short_first(config.shortest, voters)
+        case "calibrated":
+            calibration = config.calibration
+            assert calibration is not None
+            shift = calibration.shift
+            return [max(0.0, odds + shift) for odds in log_odds(calibration, voters)]
+        case _:
+            return _confidence(config.rule, voters)
+
+
+_CONFIDENCE: dict[str, Callable[[TokenStats], float | None]] = {
+    "mean_confidence": lambda stats: stats.confidence,
+    "tail_confidence": lambda stats: stats.tail_confidence,
+    "bottom_confidence": lambda stats: stats.bottom_confidence,
+    "min_confidence": lambda stats: stats.min_confidence,
+}
+_LOGPROB: dict[str, Callable[[TokenStats], float]] = {
+    "mean_confidence": lambda stats: stats.mean_logprob,
+    "tail_confidence": lambda stats: stats.tail_logprob,
+    "bottom_confidence": lambda stats: stats.min_window_logprob,
+    "min_confidence": lambda stats: stats.min_window_logprob,
+}
+
+
+def confidences(name: str, voters: Sequence[Signals]) -> list[float | None]:
+    """DeepConf's figure `name` for each (arXiv 2508.15260, section 3.1); `None` where unknown.
+
+    Where no rollout has one, because the server gives no top candidates: the geometric mean of the
+    sampled tokens' probability over the same tokens, 0 to 1. The two are never mixed.
+    """
+    all_stats = [one.stats for one in voters]
+    read = _CONFIDENCE[name]
+    found = [None if stats is None else read(stats) for stats in all_stats]
+    if any(value is not None for value in found):
+        return found
+    logprob = _LOGPROB[name]
+    return [None if stats is None else math.exp(min(0.0, logprob(stats))) for stats in all_stats]
+
+
+def _confidence(name: str, voters: Sequence[Signals]) -> list[float]:
+    """Confidence over its mean; 1 for a vote whose confidence is unknown."""
+    values = confidences(name, voters)
+    known = [value for value in values if value is not None]
+    mean = math.fsum(known) / len(known) if known else 0.0
+    return [1.0 if value is None or mean <= 0 else max(0.0, value / mean) for value in values]
+
+
+def _inverse_entropy(voters: Sequence[Signals]) -> list[float]:
+    """1 / max(H, 1e-9), H the mean entropy of the top 5 candidates (AIMO-3 notebooks), over the
+    median and then bounded to [1/3, 3], so that no single confident trace outvotes more than three
+    typical ones; 1 where H is unknown.
+    """
+    values = [
+        None if one.stats is None or one.stats.entropy is None else one.stats.entropy
+        for one in voters
+    ]
+    known = [1.0 / max(value, 1e-9) for value in values if value is not None]
+    middle = median(known) if known else 1.0
+    return [
+        1.0
+        if value is None
+        else min(ENTROPY_BOUND, max(1 / ENTROPY_BOUND, 1.0 / max(value, 1e-9) / middle))
+        for value in values
+    ]
+
+
+def _short_first(shortest: int | None, voters: Sequence[Signals]) -> list[float]:
+    """short-m@k (arXiv 2505.17813): the m shortest vote, equals are decided by the shortest.
+
+    Of equal length, the smaller rollout index is the shorter one.
+    """
+    wanted = shortest or math.ceil(len(voters) / 2)
+    order = sorted(range(len(voters)), key=lambda at: (voters[at].num_tokens, voters[at].rollout))
+    weights = [0.0] * len(voters)
+    for rank, at in enumerate(order[:wanted]):
+        weights[at] = 1.0 + _TIE_BREAK * 0.5**rank
+    return weights
+
+
+def _kept(config: WeighConfig, voters: Sequence[Signals]) -> list[bool]:
+    """DeepConf's filter: the surest part, at least one vote; those of unknown confidence go last.
+
+    Everything is kept where no confidence is known.
+    """
+    values = confidences(config.keep_by, voters)
+    if config.keep >= 1 or all(value is None for value in values):
+        return [True] * len(voters)
+    wanted = max(1, math.ceil(config.keep * len(voters)))
+    order = sorted(
+        range(len(voters)),
+        key=lambda at: (-(values[at] or 0.0), values[at] is None, voters[at].rollout),
+    )
+    kept = [False] * len(voters)
+    for at in order[:wanted]:
+        kept[at] = True
+    return kept
