@@ -202,7 +202,8 @@ class FakeServer:
         with_logprobs = bool(body.get("logprobs")) and self.knobs.logprobs != "none"
         for at in range(0, len(pieces), step):
             part = pieces[at : at + step]
-            shown = self._logprobs(part) if with_logprobs else None
+            wanted = int(body.get("top_logprobs", body["logprobs"])) if with_logprobs else 0
+            shown = self._logprobs(part, wanted) if with_logprobs else None
             yield len(part), event(self._choice(body, "".join(part), shown, None))
         yield 0, event(self._choice(body, "", None, finish))
         if (body.get("stream_options") or {}).get("include_usage"):
@@ -221,11 +222,17 @@ class FakeServer:
         limit = body.get("max_tokens", body.get("max_completion_tokens", 16))
         return pieces[:limit], "length" if len(pieces) > limit else "stop"
 
-    def _logprobs(self, pieces: list[str]) -> dict[str, Any]:
+    def _logprobs(self, pieces: list[str], wanted: int) -> dict[str, Any]:
         values = [-len(piece) / 8 for piece in pieces]
+        tops = [[value - rank for rank in range(wanted)] for value in values]
         if self.knobs.logprobs == "openai":
-            return {"tokens": pieces, "token_logprobs": values, "top_logprobs": None}
-        return {"content": [{"token": "?", "logprob": value} for value in values]}
+            named = [{str(rank): each for rank, each in enumerate(top)} for top in tops]
+            return {"tokens": pieces, "token_logprobs": values, "top_logprobs": named}
+        entries = [
+            {"token": "?", "logprob": value, "top_logprobs": [{"logprob": each} for each in top]}
+            for value, top in zip(values, tops, strict=True)
+        ]
+        return {"content": entries}
 
     def _choice(
         self, body: dict[str, Any], text: str, logprobs: Any, finish: str | None

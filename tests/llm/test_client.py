@@ -70,6 +70,20 @@ def test_a_reply_comes_whole_with_its_tokens_and_logprobs(flavour: Any, logprobs
     assert logprob_sum == pytest.approx(-len(REPLY) / 8)
 
 
+@pytest.mark.parametrize("chat_only", [False, True])
+@pytest.mark.parametrize("logprobs", ["openai", "chat"])
+def test_top_candidates_come_with_each_token(logprobs: Any, chat_only: bool) -> None:
+    async def main() -> list[Chunk]:
+        knobs = Knobs(logprobs=logprobs, chat_only=chat_only)
+        async with FakeServer(knobs) as server, OpenAIModel(server.url) as model:
+            return await drain(model, Sampling(max_tokens=100, logprobs=3))
+
+    tops = [top for chunk in run(main()) for top in chunk.top_logprobs]
+    assert len(tops) == NUM_PIECES
+    assert all(len(top) == 3 and top == (top[0], top[0] - 1, top[0] - 2) for top in tops)
+    assert sum(top[0] for top in tops) == pytest.approx(-len(REPLY) / 8)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 4))
 def test_any_split_of_the_bytes_gives_the_same_text(size: int, tokens_per_event: int) -> None:

@@ -46,6 +46,15 @@ def test_special_tokens_are_not_added_twice() -> None:
     assert "add_special_tokens" not in Dialect("m").ask_raw("1", FULL)
 
 
+def test_special_tokens_stay_in_the_text_only_where_wanted() -> None:
+    wanted = Sampling(special_tokens=True)
+    assert Dialect("m").ask_raw("1", wanted)["skip_special_tokens"] is False
+    assert "skip_special_tokens" not in Dialect("m").ask_raw("1", FULL)
+    assert "skip_special_tokens" not in Dialect("m", refused={"skip_special_tokens"}).ask_raw(
+        "1", wanted
+    )
+
+
 def test_seeds_fit_every_server() -> None:
     assert 0 <= Dialect("m").ask_raw("1", FULL)["seed"] < 2**31
     assert "seed" not in Dialect("m").ask_raw("1", Sampling())

@@ -66,6 +66,13 @@ def test_tokens_and_logprobs_of_held_back_text_are_kept() -> None:
     assert [value for chunk in chunks for value in chunk.logprobs] == [-1.0, -2.0, -3.0]
 
 
+def test_candidates_of_held_back_text_are_kept() -> None:
+    steps = [Chunk(text, 1, (-1.0,), None, ((-1.0, rank),)) for rank, text in enumerate("xy!")]
+    chunks = asyncio.run(drain(model(*steps), Sampling(stop=("xyz",))))
+    tops = [top for chunk in chunks for top in chunk.top_logprobs]
+    assert tops == [(-1.0, 0), (-1.0, 1), (-1.0, 2)]
+
+
 def test_an_error_in_the_script_is_raised_at_its_place() -> None:
     async def main() -> None:
         with pytest.raises(ModelUnavailable, match="gone"):

@@ -46,6 +46,73 @@ def test_both_shapes_of_logprobs_are_read(logprobs: Any) -> None:
     assert ReplyReader().feed(event(text="ab", logprobs=logprobs)) == Chunk("ab", 2, (-0.5, -1.5))
 
 
+COMPLETIONS = {
+    "tokens": ["a", "b"],
+    "token_logprobs": [-0.5, -4.0],
+    # vLLM puts the sampled token first, besides the two asked for.
+    "top_logprobs": [{"a": -0.5, "c": -1.0}, {"b": -4.0, "d": -0.25, "e": -2.0}],
+}
+CHAT = {
+    "content": [
+        {
+            "token": "a",
+            "logprob": -0.5,
+            "top_logprobs": [{"token": "a", "logprob": -0.5}, {"token": "c", "logprob": -1.0}],
+        },
+        {
+            "token": "b",
+            "logprob": -4.0,
+            "top_logprobs": [{"token": "d", "logprob": -0.25}, {"token": "e", "logprob": -2.0}],
+        },
+    ]
+}
+
+
+@pytest.mark.parametrize("logprobs", [COMPLETIONS, CHAT])
+def test_top_candidates_are_read_from_both_shapes(logprobs: Any) -> None:
+    chunk = ReplyReader(candidates=2).feed(event(text="ab", logprobs=logprobs))
+    assert chunk == Chunk("ab", 2, (-0.5, -4.0), None, ((-0.5, -1.0), (-0.25, -2.0)))
+
+
+@pytest.mark.parametrize("logprobs", [COMPLETIONS, CHAT])
+@pytest.mark.parametrize("asked", [0, 1])
+def test_top_candidates_are_kept_only_where_asked_for(logprobs: Any, asked: int) -> None:
+    chunk = ReplyReader(asked).feed(event(text="ab", logprobs=logprobs))
+    assert chunk == Chunk("ab", 2, (-0.5, -4.0))
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [
+        {"top_logprobs": [{"a": -0.5, "c": -9999.0, "d": None, "e": -1.0}, None, {}]},
+        {
+            "content": [
+                {"logprob": -0.5, "top_logprobs": [{"logprob": -0.5}, {}, {"logprob": -1.0}]}
+            ]
+        },
+    ],
+)
+def test_an_impossible_or_missing_candidate_is_left_out(candidates: Any) -> None:
+    logprobs = (
+        {"token_logprobs": [-0.5], **candidates} if "content" not in candidates else candidates
+    )
+    chunk = ReplyReader(candidates=5).feed(event(text="a", logprobs=logprobs))
+    assert chunk is not None
+    assert chunk.top_logprobs == ((-0.5, -1.0),)
+
+
+def test_an_impossible_sampled_token_has_no_logprob_but_counts() -> None:
+    logprobs = {"token_logprobs": [-9999.0, -1.0]}
+    assert ReplyReader().feed(event(text="ab", logprobs=logprobs)) == Chunk("ab", 2, (-1.0,))
+
+
+def test_the_last_read_brings_its_candidates_too() -> None:
+    reader = ReplyReader(candidates=2)
+    reader.feed(event(text="a", finish_reason="stop"))
+    reader.feed(event(text="ab", logprobs=COMPLETIONS).rstrip(b"\n") + b"\n")
+    assert reader.end().top_logprobs == ((-0.5, -1.0), (-0.25, -2.0))
+
+
 def test_a_missing_logprob_still_counts_its_token() -> None:
     logprobs = {"token_logprobs": [None, -1.0]}
     assert ReplyReader().feed(event(text="ab", logprobs=logprobs)) == Chunk("ab", 2, (-1.0,))

@@ -18,6 +18,7 @@ from aimo2.llm.template import (
     LlamaCppTemplate,
     Template,
     TokenizeTemplate,
+    continued,
     tokenizer_template,
 )
 
@@ -34,6 +35,26 @@ def test_chatml_is_the_format_of_qwen() -> None:
         "<|im_start|>user\n1 < 2?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply", "text"),
+    [
+        ("<|assistant|>", "<think>\nso", "<|assistant|><think>\nso"),
+        ("<|assistant|><think>\n", "<think>\nso", "<|assistant|><think>\nso"),
+        ("<|assistant|><think>", "<think>\nso", "<|assistant|><think>\nso"),
+        (
+            "<|assistant|><think>\n",
+            "<think>\n\n</think>\n\n",
+            "<|assistant|><think>\n\n</think>\n\n",
+        ),
+        ("<|assistant|><think>\n", "so", "<|assistant|><think>\nso"),
+        ("is <think> good?\n", "<think>so", "is <think> good?\n<think>so"),
+        ("", "", ""),
+    ],
+)
+def test_thinking_is_opened_once(prompt: str, reply: str, text: str) -> None:
+    assert continued(prompt, reply) == text
 
 
 def test_blocks_are_trimmed_as_in_transformers() -> None:

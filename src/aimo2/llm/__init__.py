@@ -34,8 +34,10 @@ class Sampling:
     """How to sample.
 
     `max_tokens`: of this call. `stop`: strings that end the call and are not part of its text.
-    `logprobs`: number of top candidates wanted a token; 0 asks for none. `ignore_eos`: go on to
+    `logprobs`: number of top candidates wanted a token; 0 asks for none, 1 for the sampled token's
+    log-probability alone. `ignore_eos`: go on to
     `max_tokens` whatever the model says, for measurements; servers that cannot do it stop earlier.
+    `special_tokens`: leave them in the text, for models that switch channels with them.
     """
 
     temperature: float = 0.7
@@ -46,6 +48,7 @@ class Sampling:
     seed: int | None = None
     logprobs: int = 0
     ignore_eos: bool = False
+    special_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,16 @@ class Chunk:
 
     `num_tokens`: sampled tokens in this chunk, special tokens included.
     `logprobs`: log-probability of each sampled token, natural logarithm; empty where the server
-    gives none. `finish_reason` is set on the last chunk of a call only.
+    gives none. `top_logprobs`: of each sampled token's most likely candidates, largest first, at
+    most as many as were asked for; empty where fewer than two were. A value that the server calls
+    infinite is left out of either. `finish_reason` is set on the last chunk of a call only.
     """
 
     text: str
     num_tokens: int
     logprobs: tuple[float, ...] = ()
     finish_reason: FinishReason | None = None
+    top_logprobs: tuple[tuple[float, ...], ...] = ()
 
 
 class Model(Protocol):

@@ -30,6 +30,7 @@ from aimo2.llm.template import (
     LearnedTemplate,
     Template,
     TokenizeTemplate,
+    continued,
 )
 from aimo2.llm.transport import (
     Answer,
@@ -164,7 +165,7 @@ class OpenAIModel:
                 answer = await self._open(link, reply, deadline)
                 if cutter is None and "stop" in link.dialect.refused:
                     cutter = ReplyCutter(sampling.stop, sampling.max_tokens)
-                async with aclosing(_chunks(answer)) as chunks:
+                async with aclosing(_chunks(answer, sampling.logprobs)) as chunks:
                     async for chunk in chunks:
                         reply.add(chunk)
                         recovery.succeeded()
@@ -220,7 +221,7 @@ class OpenAIModel:
             return link.dialect.ask_chat(conversation, sampling)
         assert link.template is not None
         prompt = await link.template.render(conversation.messages, deadline)
-        return link.dialect.ask_raw(prompt + conversation.reply, sampling)
+        return link.dialect.ask_raw(continued(prompt, conversation.reply), sampling)
 
     async def _room(self, link: _Link, body: dict[str, Any], said: str, deadline: Deadline) -> int:
         """Tokens that the context window has left after the prompt; 0 where nobody knows.
@@ -386,9 +387,9 @@ class _Reply:
         return replace(self._start, reply=self._start.reply + "".join(self._texts))
 
 
-async def _chunks(answer: Answer) -> AsyncGenerator[Chunk, None]:
-    """The chunks of one answer; closes it."""
-    reader = ReplyReader()
+async def _chunks(answer: Answer, candidates: int = 0) -> AsyncGenerator[Chunk, None]:
+    """The chunks of one answer, with top candidates where wanted; closes it."""
+    reader = ReplyReader(candidates)
     try:
         while not reader.done:
             received = await answer.read()

@@ -16,6 +16,7 @@ _OPTIONAL = (
     "add_special_tokens",
     "stream_options",
     "ignore_eos",
+    "skip_special_tokens",
     "top_logprobs",
     "logprobs",
     "min_p",
@@ -116,6 +117,8 @@ class Dialect:
             body["stream_options"]["continuous_usage_stats"] = True
         if sampling.ignore_eos:
             body["ignore_eos"] = True
+        if sampling.special_tokens:
+            body["skip_special_tokens"] = False
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         if sampling.seed is not None and self.sends_seeds:

@@ -5,7 +5,8 @@ log-probabilities: `token_logprobs` (OpenAI completions, vLLM, SGLang) and `cont
 llama.cpp everywhere).
 """
 
-import math
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -26,6 +27,10 @@ _FINISH: dict[str, FinishReason] = {
 }
 
 
+_IMPOSSIBLE = -1000.0
+"""vLLM writes -9999 for minus infinity; llama.cpp writes its smallest number."""
+
+
 class BrokenStreamError(Exception):
     """The server ended or garbled a reply; asking again may help."""
 
@@ -44,15 +49,18 @@ class ReplyReader:
 
     `num_tokens`: tokens given out so far. Without log-probabilities an event with text counts as
     one token, until the server's own count corrects it, with every event or at the end.
+    `candidates`: top candidates to keep of each token; below two none are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, candidates: int = 0) -> None:
+        self._candidates = candidates if candidates > 1 else 0
         self.num_tokens = 0
         self.done = False
         self._decoder = SseDecoder()
         self._finish: str | None = None
         self._text: list[str] = []
         self._logprobs: list[float] = []
+        self._top: list[tuple[float, ...]] = []
         self._new_tokens = 0
         self._num_events = 0
         self._num_choices = 0
@@ -80,10 +88,7 @@ class ReplyReader:
             )
         if self._finish is None and not self.done:
             raise BrokenStreamError("the reply broke off")
-        text, tokens, logprobs = (
-            (rest.text, rest.num_tokens, rest.logprobs) if rest else ("", 0, ())
-        )
-        return Chunk(text, tokens, logprobs, _finish_reason(self._finish))
+        return replace(rest or Chunk("", 0), finish_reason=_finish_reason(self._finish))
 
     def _take(self, events: list[bytes]) -> Chunk | None:
         for event in events:
@@ -93,9 +98,14 @@ class ReplyReader:
             self._read(event)
         if not (self._text or self._new_tokens):
             return None
-        chunk = Chunk("".join(self._text), self._new_tokens, tuple(self._logprobs))
+        chunk = Chunk(
+            "".join(self._text),
+            self._new_tokens,
+            tuple(self._logprobs),
+            top_logprobs=tuple(self._top),
+        )
         self.num_tokens += self._new_tokens
-        self._text, self._logprobs, self._new_tokens = [], [], 0
+        self._text, self._logprobs, self._top, self._new_tokens = [], [], [], 0
         return chunk
 
     def _read(self, data: bytes) -> None:
@@ -139,10 +149,28 @@ class ReplyReader:
 
     def _read_logprobs(self, logprobs: dict[str, Any]) -> None:
         values = logprobs.get("token_logprobs")
+        entries: list[dict[str, Any]] = []
         if values is None:
-            values = [entry.get("logprob") for entry in logprobs.get("content") or ()]
+            entries = logprobs.get("content") or []
+            values = [entry.get("logprob") for entry in entries]
         self._new_tokens += len(values)
-        self._logprobs += [value for value in values if value is not None and math.isfinite(value)]
+        self._logprobs += [value for value in values if value is not None and value > _IMPOSSIBLE]
+        if not self._candidates:
+            return
+        if entries:
+            for entry in entries:
+                self._keep_top(each.get("logprob") for each in entry.get("top_logprobs") or ())
+        else:
+            for candidates in logprobs.get("top_logprobs") or ():
+                self._keep_top((candidates or {}).values())
+
+    def _keep_top(self, values: Iterable[float | None]) -> None:
+        """Of one token. The sampled one may stand beside the most likely; it is then the last."""
+        found = sorted(
+            (value for value in values if value is not None and value > _IMPOSSIBLE), reverse=True
+        )
+        if found:
+            self._top.append(tuple(found[: self._candidates]))
 
 
 def _reported(error: Any, data: bytes) -> ReportedError:

@@ -40,8 +40,9 @@ class ReplyCutter:
     def _release(self, text: str, rest: str, reason: FinishReason | None = None) -> Chunk:
         num_tokens = sum(held.num_tokens for held in self._held)
         logprobs = tuple(value for held in self._held for value in held.logprobs)
+        top = tuple(values for held in self._held for values in held.top_logprobs)
         self._held = [Chunk(rest, 0)] if rest else []
-        return Chunk(text, num_tokens, logprobs, reason)
+        return Chunk(text, num_tokens, logprobs, reason, top)
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:

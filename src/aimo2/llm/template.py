@@ -42,6 +42,22 @@ class Template(Protocol):
         ...
 
 
+_THINK = "<think>"
+
+
+def continued(prompt: str, reply: str) -> str:
+    """A rendered prompt with the reply so far behind it.
+
+    Some templates begin the reply with `<think>` themselves. A reply that starts with it, too,
+    then gives its own up: a second one would confuse the model.
+    """
+    if reply.startswith(_THINK) and prompt.rstrip().endswith(_THINK):
+        reply = reply.removeprefix(_THINK)
+        space = prompt[len(prompt.rstrip()) :]
+        reply = reply.removeprefix(space)
+    return prompt + reply
+
+
 def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
     """The messages as the chat APIs take them."""
     return [{"role": message.role, "content": message.content} for message in messages]
