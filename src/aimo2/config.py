@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aimo2.types import Opening, StopRule
+from aimo2.types import ErrorKind, Opening, StopRule
 
 AnswerType = Literal["int", "expr"]
 
@@ -22,6 +22,37 @@ class SamplingConfig(_Config):
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
     logprobs: bool = False
     """Whether to record each token's log-probability, where the server has them."""
+
+
+class OpeningConfig(_Config):
+    """One way to start a rollout, and how it is led to code; `prompts/openings.toml` has examples.
+
+    A code block is begun for the model ("forced") at most once a rollout, while it has run none,
+    when one of the three conditions holds and its text has reached the end of a sentence.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=32)]
+    about: str = ""
+    """For people."""
+    language: Literal["en", "zh"] = "en"
+    code: bool = True
+    """Whether the model is offered code."""
+    task: Annotated[str, Field(min_length=1)] | None = None
+    """Replaces the instruction; the form of the answer is added to it."""
+    prefix: str = ""
+    """What the reply is begun with; of a thinking model, its thinking."""
+    fence_after: Annotated[int, Field(ge=1)] | None = None
+    """Sampled tokens after which a code block is forced."""
+    fence_after_thinking: Annotated[int, Field(ge=1)] | None = None
+    """The same for a model that thinks; `None` takes `fence_after`."""
+    fence_at_hedge: bool = False
+    """Whether the first word of doubt forces one."""
+    fence_at_answer: bool = False
+    """Whether an answer that no code run stands behind forces one, instead of counting."""
+    lead: str = ""
+    """One line in the model's own voice before a forced code block."""
+    nudges: dict[ErrorKind, str] = {}
+    """Replace the hints behind failed cells, by cause."""
 
 
 class KernelConfig(_Config):
@@ -50,6 +81,8 @@ class RolloutConfig(_Config):
     """Characters of a cell's output given back to the model, cut in the middle."""
     stop_at_answer: bool = True
     """End at the first usable boxed answer instead of at the end of the reply."""
+    repairs: Annotated[int, Field(ge=0)] = 2
+    """Failed cells in a row that are mended by their cause before another way is asked for."""
 
 
 class StopConfig(_Config):
@@ -145,6 +178,12 @@ class SolveConfig(_Config):
     """Rollouts that stream at the same time."""
     openings: tuple[Opening, ...] = ("code", "code", "code", "plain")
     """Taken in turn: rollout i has opening i modulo their number."""
+    custom_openings: tuple[OpeningConfig, ...] = ()
+    """The user's own; one replaces the built-in opening of its name."""
+    family: str = "auto"
+    """Model family, which decides how the model is asked; `auto` tells it by the model's name."""
+    thinking: Literal["auto", "on", "off"] = "auto"
+    """Whether a model that can think does so before it answers."""
     stop: Literal["majority", "never"] = "majority"
     """When a question is decided before every rollout has ended."""
     timeout: Annotated[float, Field(gt=0)] | None = None

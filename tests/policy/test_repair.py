@@ -1,0 +1,81 @@
+"""Failed cells are counted once, whatever forks; repairs are what follows them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aimo2.policy.repair import RepairFigures, repair_figures, repair_step, total
+from aimo2.types import CodeRun, ErrorKind, Trace, Turn
+
+ERRORS: list[ErrorKind | None] = [None, "syntax", "name", "timeout"]
+
+
+def trace(*errors: ErrorKind | str | None, shared: int = 0) -> Trace:
+    """One turn for each entry: an error, `None` for a good cell, "text" for no cell at all."""
+    turns = tuple(
+        Turn(
+            text="",
+            num_tokens=1,
+            finish_reason="closed",
+            run=None if error == "text" else run(error),  # type: ignore[arg-type]
+            injected="",
+        )
+        for error in errors
+    )
+    return Trace(
+        problem_id="p",
+        rollout=0,
+        opening="code",
+        seed=0,
+        prefix="",
+        turns=turns,
+        answer=None,
+        raw_answer=None,
+        answer_source=None,
+        stop_reason="no_answer",
+        error=None,
+        seconds=0,
+        num_shared_turns=shared,
+    )
+
+
+def run(error: ErrorKind | None) -> CodeRun:
+    return CodeRun(code="", output="", error=error, seconds=0, truncated=False)
+
+
+def test_a_failed_cell_is_repaired_by_the_next_one() -> None:
+    found = repair_figures([trace("syntax", None, "name", "text", "syntax")])
+    assert found == {"syntax": RepairFigures(2, 1, 1), "name": RepairFigures(1, 1, 0)}
+    assert list(found) == ["syntax", "name"]
+    assert total(found) == RepairFigures(3, 2, 1)
+    assert total(found).share_repaired == pytest.approx(1 / 3)
+
+
+def test_without_failures_there_is_no_share() -> None:
+    assert repair_figures([trace(None, "text")]) == {}
+    assert total({}).share_repaired is None
+
+
+@given(st.lists(st.sampled_from(ERRORS), max_size=12), st.integers(0, 12))
+def test_shared_turns_are_counted_for_the_parent_only(
+    errors: list[ErrorKind | None], shared: int
+) -> None:
+    shared = min(shared, len(errors))
+    child = total(repair_figures([trace(*errors, shared=shared)]))
+    assert child == total(repair_figures([trace(*errors[shared:])]))
+    assert child.num_repaired <= child.num_followed <= child.num_failed
+    assert child.num_failed == sum(error is not None for error in errors[shared:])
+
+
+@given(st.integers(0, 5), st.integers(1, 40))
+def test_every_change_of_approach_follows_so_many_repairs(repairs: int, failures: int) -> None:
+    steps = [repair_step(each, repairs) for each in range(1, failures + 1)]
+    assert steps.count("change") == failures // (repairs + 1)
+    assert all(
+        (step == "change") == (number % (repairs + 1) == 0) for number, step in enumerate(steps, 1)
+    )
+
+
+def test_there_is_nothing_to_repair_without_a_failure() -> None:
+    with pytest.raises(ValueError, match="0"):
+        repair_step(0, 2)
