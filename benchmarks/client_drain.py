@@ -133,7 +133,7 @@ async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
     from aimo2.deadline import Deadline
     from aimo2.llm.client import OpenAIModel
     from aimo2.llm.template import CHATML
-    from aimo2.rollout import Rollout
+    from aimo2.rollout import Question, Rollout
     from aimo2.sandbox import CellResult
     from aimo2.sandbox.fake import FakeSandbox
     from aimo2.types import Problem
@@ -161,7 +161,7 @@ async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
         deadline = Deadline.after(600)
         await model.connect(deadline)
         rollouts = [
-            Rollout(problem, index, config, model, sandbox, canonicalise, Unseen())
+            Rollout(Question(problem, config, model, sandbox, canonicalise, Unseen()), index)
             for index in range(job.num_streams)
         ]
         with stopwatch:
@@ -250,7 +250,7 @@ DRAINS: dict[str, tuple[Drain, Sequence[str]]] = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class Question:
     """One row of the table."""
 
     what: str
@@ -268,7 +268,7 @@ class Run:
     cpu_seconds: float
 
 
-def measure(setting: Setting, job: Job) -> Run:
+def measure(setting: Question, job: Job) -> Run:
     """Drain in this process."""
     stopwatch = Stopwatch()
     drain, _ = DRAINS[setting.what]
@@ -287,7 +287,7 @@ def measure(setting: Setting, job: Job) -> Run:
 
 
 @contextmanager
-def fake_server(setting: Setting, args: argparse.Namespace) -> Iterator[str]:
+def fake_server(setting: Question, args: argparse.Namespace) -> Iterator[str]:
     """The base URL of a server in a process of its own."""
     command = [sys.executable, str(SERVER), "--rate", str(setting.rate)]
     command += ["--tokens-per-write", str(args.tokens_per_write)]
@@ -304,7 +304,7 @@ def fake_server(setting: Setting, args: argparse.Namespace) -> Iterator[str]:
             process.kill()
 
 
-def run_apart(setting: Setting, job: Job, args: argparse.Namespace) -> Run:
+def run_apart(setting: Question, job: Job, args: argparse.Namespace) -> Run:
     """Measure in a fresh process on the client's core."""
     command = [sys.executable, __file__, "--child", json.dumps([asdict(setting), asdict(job)])]
     if args.client_core is not None:
@@ -313,7 +313,7 @@ def run_apart(setting: Setting, job: Job, args: argparse.Namespace) -> Run:
     return Run(**json.loads(result.stdout))
 
 
-def rows(args: argparse.Namespace) -> Iterator[Setting]:
+def rows(args: argparse.Namespace) -> Iterator[Question]:
     names = list(DRAINS) if args.what == "all" else args.what.split(",")
     for rate in args.rate:
         for what in names:
@@ -323,10 +323,10 @@ def rows(args: argparse.Namespace) -> Iterator[Setting]:
                 continue
             for loop in args.loop:
                 for logprobs in args.logprobs:
-                    yield Setting(what, loop, rate, logprobs)
+                    yield Question(what, loop, rate, logprobs)
 
 
-def report(setting: Setting, runs: Sequence[Run]) -> None:
+def report(setting: Question, runs: Sequence[Run]) -> None:
     speeds = sorted(run.num_tokens / run.seconds for run in runs)
     per_cpu = sorted(run.num_tokens / run.cpu_seconds for run in runs)
     share = statistics.median(run.cpu_seconds / run.seconds for run in runs)
@@ -372,7 +372,7 @@ def main() -> None:
         if args.client_core is not None:
             os.sched_setaffinity(0, {args.client_core})
         setting, job = json.loads(args.child)
-        print(json.dumps(asdict(measure(Setting(**setting), Job(**job)))))
+        print(json.dumps(asdict(measure(Question(**setting), Job(**job)))))
         return
     print("| what | loop | tokens/s sent | logprobs | tokens/s | CPU | tokens/CPU s |")
     print("|---|---|---|---|---|---|---|")

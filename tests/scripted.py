@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aimo2.answers import Canonical, Judge
-from aimo2.config import KernelConfig, RolloutConfig, SamplingConfig, SolveConfig
+from aimo2.config import (
+    KernelConfig,
+    RolloutConfig,
+    SalvageConfig,
+    SamplingConfig,
+    SolveConfig,
+)
 from aimo2.deadline import NEVER, Deadline
 from aimo2.llm import Conversation, Sampling
 from aimo2.llm.fake import ScriptedModel, Step
-from aimo2.rollout import Rollout, TextKind
+from aimo2.rollout import Question, Rollout, TextKind
 from aimo2.sandbox import CellResult
 from aimo2.sandbox.fake import FakeSandbox
 from aimo2.solver import Solved, Solver, Tools
@@ -83,6 +89,7 @@ def config(
 ) -> SolveConfig:
     rollout = {name: rest.pop(name) for name in list(rest) if name in RolloutConfig.model_fields}
     rest.setdefault("sampling", SamplingConfig())
+    rest.setdefault("salvage", SalvageConfig(enabled=False))
     return SolveConfig(
         openings=openings,
         num_rollouts=num_rollouts,
@@ -125,7 +132,8 @@ def run_rollout(
 
     async def main() -> Ran:
         async with sandbox:
-            rollout = Rollout(PROBLEM, index, settings, scripted, sandbox, canonical, recorder)
+            question = Question(PROBLEM, settings, scripted, sandbox, canonical, recorder)
+            rollout = Rollout(question, index)
             deadline = NEVER if seconds is None else Deadline.after(seconds)
             task = asyncio.create_task(rollout.run(deadline))
             if cancel_after is not None:

@@ -83,6 +83,22 @@ class RolloutConfig(_Config):
     """End at the first usable boxed answer instead of at the end of the reply."""
     repairs: Annotated[int, Field(ge=0)] = 2
     """Failed cells in a row that are mended by their cause before another way is asked for."""
+    min_thinking_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Thinking that ends earlier is made to go on, `max_waits` times at most."""
+    max_thinking_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Thinking that takes longer is ended, and the answer asked for."""
+    max_waits: Annotated[int, Field(ge=0)] = 2
+
+
+class SalvageConfig(_Config):
+    """Forcing an answer out of a rollout that ends without one."""
+
+    enabled: bool = True
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """How long before the deadline every rollout is made to answer; `None` learns it from the
+    observed speed."""
+    max_tokens: Annotated[int, Field(ge=1)] = 32
+    """Tokens of a forced answer; they come on top of the rollout's own limit."""
 
 
 class StopConfig(_Config):
@@ -194,6 +210,7 @@ class SolveConfig(_Config):
     """Integer answers are reduced by it outside the model; the model is never told."""
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
+    salvage: SalvageConfig = SalvageConfig()
     kernel: KernelConfig = KernelConfig()
 
 

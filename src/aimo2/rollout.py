@@ -1,7 +1,10 @@
 """One rollout: stream, run the code, feed its output back, until there is an answer or a limit.
 
-Knows nothing of other rollouts, of votes or of the terminal. A model's or a kernel's failure ends
-the rollout and is a record in its trace; anything else is a bug and is raised.
+At a turn's end it can fork: text and kernel together (`Rollout.fork`, or `hold` to fork later).
+The parent goes on as one of the branches, so that nothing that it has is copied for it; it ends
+as "forked" only where its owner says so. Knows nothing of other rollouts, of votes or of the
+terminal; whoever owns it (`Owner`) may watch it and decide at its turns' ends. A model's or a
+kernel's failure ends the rollout and is a record in its trace; anything else is a bug and raised.
 """
 
 import asyncio
@@ -11,47 +14,162 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from aimo2 import prompts
+from aimo2 import prompts, salvage
 from aimo2.answers import Canonical, Extracted, extract
+from aimo2.confidence import ConfidenceMeter
 from aimo2.config import SolveConfig
-from aimo2.deadline import Deadline
+from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import ContextFull, DeadlinePassed, ModelError, SandboxError
+from aimo2.feedback import FORCED_FENCE, code_run, line_break, output_block
 from aimo2.llm import Chunk, Conversation, Model, Sampling
-from aimo2.parse import (
-    BoxSeen,
-    CodeBlock,
-    Event,
-    FenceParser,
-    InventedOutput,
-    LoopDetector,
-    cut_middle,
-    indent_lines,
-)
+from aimo2.parse import BoxSeen, CodeBlock, Event, FenceParser, InventedOutput, LoopDetector
+from aimo2.prompts.families import UNKNOWN, Family, style_of
 from aimo2.sandbox import CellResult, Kernel, Sandbox
 from aimo2.types import CodeRun, FinishReason, Opening, Problem, RolloutStop, Trace, Turn
 
 Canonicalise = Callable[[str], Awaitable[Canonical]]
 """A raw answer to its canonical form, by the question's answer type and modulus."""
 
-RolloutState = Literal["sampling", "running code", "done"]
+RolloutState = Literal["sampling", "running code", "waiting", "done"]
+"""`waiting`: parked at a boundary, until it is run again."""
 TextKind = Literal["prefix", "sampled", "injected"]
+BoundaryKind = Literal["code", "step", "spike"]
+"""Where a turn ended: behind a code run, at a blank line, before a token the model is unsure of."""
+Onward = Literal["go on", "park"]
 
-_FORCED_FENCE = "```python\n"
 _LONGEST_OUTPUT_ANSWER = 64
 _CLOSE_SECONDS = 1.0
 """How long a kernel may take to close before it is left to its sandbox."""
+_CELL_REPORT_SECONDS = 0.1
+"""A cell ends this long before sampling does, so that what it printed is still recorded."""
+_CONTEXT_ROOM = 400
+"""Characters given up at the end of a text that fills the context window, to force an answer."""
+_NOT_FORCED: frozenset[RolloutStop] = frozenset(
+    {"answered", "unsure", "too_long", "forked", "pruned", "cancelled", "model_error"}
+)
+"""Stops after which no answer is forced: there is one, there should be none, or no model is."""
 
 
 class Observer(Protocol):
     """Whoever watches. Called often and from the event loop: return at once, never raise."""
 
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
-        """More text of a rollout."""
+        """More text of a rollout; a fork's shared path comes first, as its prefix."""
         ...
 
     def progress(self, rollout: "Rollout") -> None:
         """A rollout changed its state."""
         ...
+
+
+class Watcher(Protocol):
+    """Looks at one rollout's chunks and may end it, as a stopping rule of rollouts does.
+
+    `feed` returns at once; a watcher that asks the model itself, such as a probe, does so in tasks
+    of its own and ends them in `close`. `Rollout.conversation` is what a probe continues.
+    """
+
+    def feed(self, chunk: Chunk, rollout: "Rollout") -> RolloutStop | None:
+        """Called after each chunk; why the rollout ends now, or `None`."""
+        ...
+
+    async def close(self) -> None:
+        """The rollout has ended or waits; called at least once, and never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """A model call that is to end here. `keep`: characters of the turn's text that stay."""
+
+    kind: BoundaryKind
+    keep: int
+
+
+class Stepper(Protocol):
+    """Finds boundaries inside a model call. It is not asked inside code blocks."""
+
+    def feed(self, chunk: Chunk, turn: str) -> Break | None:
+        """`turn`: the text of the call so far, the chunk's included."""
+        ...
+
+
+class Owner(Protocol):
+    """Whom a rollout belongs to: says who looks at it, and what follows at its boundaries."""
+
+    def watchers(self, rollout: "Rollout") -> Sequence[Watcher]:
+        """Asked once, at the rollout's start."""
+        ...
+
+    def stepper(self, rollout: "Rollout") -> Stepper | None:
+        """Asked before each model call; `None` where only code runs are boundaries."""
+        ...
+
+    async def boundary(self, rollout: "Rollout", kind: BoundaryKind) -> Onward | RolloutStop:
+        """A turn has ended and the rollout could be forked here: go on, wait, or end."""
+        ...
+
+
+class Alone:
+    """The owner of a rollout that nobody watches and that never forks."""
+
+    def watchers(self, rollout: "Rollout") -> Sequence[Watcher]:
+        """Nobody."""
+        return ()
+
+    def stepper(self, rollout: "Rollout") -> Stepper | None:
+        """No boundary inside a call."""
+        return None
+
+    async def boundary(self, rollout: "Rollout", kind: BoundaryKind) -> Onward | RolloutStop:
+        """Go on."""
+        return "go on"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the rollouts of one question have in common.
+
+    `began`: the question's start on the event loop's clock; `None` is each rollout's own start.
+    `model_name`: for the record. `family`: how the model marks its thinking.
+    """
+
+    problem: Problem
+    config: SolveConfig
+    model: Model
+    sandbox: Sandbox
+    canonicalise: Canonicalise
+    observer: Observer
+    owner: Owner = field(default_factory=Alone)
+    began: float | None = None
+    model_name: str | None = None
+    family: Family = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """In what a branch differs from its parent besides the seed."""
+
+    temperature: float | None = None
+    """`None` keeps the question's."""
+    nudge: str = ""
+    """Text that the branch's reply goes on with; not sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A rollout's way up to the end of a turn: what its branches begin with."""
+
+    parent: int
+    depth: int
+    """Forks above this one."""
+    opening: Opening
+    start: prompts.Start
+    turns: tuple[Turn, ...]
+    last_good_output: str | None
+    temperature: float | None
+    confidence: ConfidenceMeter
+    """Of the path's tokens; a branch goes on with a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +180,28 @@ class Answer:
     canonical: Canonical
 
 
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    """A watcher or the loop detector ended the rollout."""
+
+    reason: RolloutStop
+
+
+@dataclass(frozen=True, slots=True)
+class _Injected:
+    """We put text behind what was sampled, and the model goes on from there."""
+
+    text: str
+
+
+_Ending = Event | Break | _Stopped | _Injected
+
+
 @dataclass(slots=True)
 class _TurnSoFar:
-    """What the current model call has given so far."""
+    """What the current model call has given so far. `began`: on the event loop's clock."""
 
+    began: float
     parts: list[str] = field(default_factory=list)
     num_tokens: int = 0
     logprob_sum: float = 0.0
@@ -80,6 +216,12 @@ class _TurnSoFar:
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
 
+    @property
+    def text(self) -> str:
+        if len(self.parts) > 1:
+            self.parts = ["".join(self.parts)]
+        return self.parts[0] if self.parts else ""
+
     def mean_logprob(self) -> float | None:
         return self.logprob_sum / self.num_logprobs if self.num_logprobs else None
 
@@ -91,51 +233,89 @@ def derive_seed(seed: int, problem_id: str, rollout: int, turn: int) -> int:
 
 
 class Rollout:
-    """One live attempt at a problem; `run` drives it once, `trace` may be read at any time."""
+    """One live attempt at a problem; `run` drives it, `trace` may be read once it has ended.
+
+    A root begins with an opening; a branch, made by `fork`, where its parent's path ended.
+    """
 
     def __init__(
         self,
-        problem: Problem,
+        question: Question,
         index: int,
-        config: SolveConfig,
-        model: Model,
-        sandbox: Sandbox,
-        canonicalise: Canonicalise,
-        observer: Observer,
+        *,
+        opening: Opening | None = None,
+        path: Path | None = None,
+        kernel: Kernel | None = None,
+        variation: Variation = Variation(),
     ) -> None:
+        """`opening`: of a root; `None` takes the question's openings in turn."""
+        config = question.config
         self.index = index
-        self._with_code = config.rollout.max_code_runs > 0
-        wanted = config.openings[index % len(config.openings)]
-        self.opening: Opening = wanted if self._with_code else "plain"
-        self.state: RolloutState = "sampling"
+        self.state: RolloutState = "waiting"
         self.answer: Answer | None = None
         self.stop_reason: RolloutStop | None = None
         self.error: str | None = None
-        self.turns: list[Turn] = []
-        self._problem = problem
-        self._config = config
+        self._question = question
         self._limits = config.rollout
-        self._model = model
-        self._sandbox = sandbox
-        self._canonicalise = canonicalise
-        self._observer = observer
-        self._start = prompts.start(
-            problem.statement, self.opening, config.answer_type, code=self._with_code
-        )
-        self._reply = self._start.prefix
-        self._kernel: Kernel | None = None
+        self._observer = question.observer
+        self._with_code = config.rollout.max_code_runs > 0
+        self._start = self._started_with(opening, path)
+        self.parent = path.parent if path else None
+        self.depth = path.depth if path else 0
+        self.turns: list[Turn] = list(path.turns) if path else []
+        self.num_shared_turns = len(self.turns)
+        self._reply = self._start.prefix + "".join(t.text + t.injected for t in self.turns)
+        self._last_good_output = path.last_good_output if path else None
+        self._temperature = variation.temperature or (path.temperature if path else None)
+        self._nudge = variation.nudge
+        self.confidence = path.confidence.copy() if path else ConfidenceMeter()
+        self._kernel = kernel
         self._current: _TurnSoFar | None = None
         self._loop_detector = LoopDetector()
+        self._thinking_tokens = 0
+        self._num_waits = 0
+        self._watchers: Sequence[Watcher] = ()
         self._started_at: float | None = None
         self._ended_at: float | None = None
-        self._last_good_output: str | None = None
-        self.num_code_runs = 0
+        self._deadline = self._soft = NEVER
+        self._own_end = self._question_end = NEVER
+        self._scope: asyncio.Timeout | None = None
+
+    def _started_with(self, opening: Opening | None, path: Path | None) -> prompts.Start:
+        config = self._question.config
+        if path is not None:
+            self.opening = path.opening
+            return path.start
+        wanted = opening or config.openings[self.index % len(config.openings)]
+        self.opening = wanted if self._with_code else "plain"
+        return prompts.start(
+            self._question.problem.statement,
+            self.opening,
+            config.answer_type,
+            code=self._with_code,
+        )
 
     @property
     def num_tokens(self) -> int:
-        """Sampled tokens so far, those of the current turn included."""
+        """Sampled tokens of the whole path so far, those of the current turn included."""
         current = self._current.num_tokens if self._current else 0
         return sum(turn.num_tokens for turn in self.turns) + current
+
+    @property
+    def num_own_tokens(self) -> int:
+        """Those of the path that this rollout sampled itself."""
+        shared = self.turns[: self.num_shared_turns]
+        return self.num_tokens - sum(turn.num_tokens for turn in shared)
+
+    @property
+    def num_code_runs(self) -> int:
+        """Cells run on the whole path."""
+        return sum(turn.run is not None for turn in self.turns)
+
+    @property
+    def num_own_code_runs(self) -> int:
+        """Those that this rollout ran itself."""
+        return sum(turn.run is not None for turn in self.turns[self.num_shared_turns :])
 
     @property
     def seconds(self) -> float:
@@ -145,35 +325,76 @@ class Rollout:
         ended = self._ended_at
         return (asyncio.get_running_loop().time() if ended is None else ended) - self._started_at
 
-    async def run(self, deadline: Deadline) -> None:
-        """Drive the rollout to its stop reason, by `deadline` at the latest.
+    @property
+    def text(self) -> str:
+        """The whole reply so far, the current turn included."""
+        return self._reply + (self._current.text if self._current else "")
 
+    @property
+    def conversation(self) -> Conversation:
+        """What the next token depends on; a side request that continues it shares its prefix."""
+        return Conversation(self._start.messages, self.text)
+
+    @property
+    def started(self) -> bool:
+        """Whether it was run at all."""
+        return self._started_at is not None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether any token of its path was sampled."""
+        return self.num_tokens > 0
+
+    async def run(self, deadline: Deadline, wind_down: Deadline = NEVER) -> None:
+        """Drive the rollout on, to its stop reason or until its owner parks it (`waiting`).
+
+        At `wind_down` it stops sampling and is made to answer; by `deadline` it has ended.
         Being cancelled is allowed at any time: streams and kernel are closed, and what there is
         stays readable.
         """
-        self._started_at = asyncio.get_running_loop().time()
-        self._observer.progress(self)
-        self._observer.text(self.index, "prefix", self._start.prefix)
-        own = deadline.within(self._limits.timeout)
+        self._begin()
+        self.move(deadline, wind_down)
         try:
-            stop = await self._attempt(own)
-            if stop == "timeout" and deadline <= own:
-                stop = "deadline"
-            self._abandon_turn()
-            await self._settle_answer(final=True)
+            stop = await self._attempt()
+            if stop is None:
+                await self._close_watchers()
+                return
+            await self._conclude(stop)
         except asyncio.CancelledError:
             self.finish("cancelled")
             raise
         finally:
-            await self._close_kernel()
-        self.finish("answered" if stop == "no_answer" and self.answer is not None else stop)
+            if self.state != "waiting":
+                await self.close()
 
-    async def _attempt(self, deadline: Deadline) -> RolloutStop:
-        """The boundary where a failed model call or kernel becomes a record."""
+    def move(self, deadline: Deadline, wind_down: Deadline = NEVER) -> None:
+        """Set other instants than those that `run` was given; also while it runs."""
+        self._deadline = deadline
+        self._question_end = min(deadline, wind_down)
+        self._soft = min(self._question_end, self._own_end)
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(self._soft.when())
+
+    def _begin(self) -> None:
+        self.state = "sampling"
+        if self._started_at is None:
+            self._started_at = asyncio.get_running_loop().time()
+            self._own_end = Deadline.after(self._limits.timeout)
+            self._watchers = self._question.owner.watchers(self)
+            self._observer.progress(self)
+            self._observer.text(self.index, "prefix", self._reply)
+            if self._nudge:
+                self._inject(self._nudge)
+        else:
+            self._observer.progress(self)
+
+    async def _attempt(self) -> RolloutStop | None:
+        """The boundary where a failed model call or kernel becomes a record; `None` if parked."""
         try:
-            return await self._turns(deadline)
-        except DeadlinePassed:
-            return "timeout"
+            async with asyncio.timeout_at(self._soft.when()) as self._scope:
+                return await self._turns()
+        except (TimeoutError, DeadlinePassed):
+            return "timeout" if self._own_end < self._question_end else "deadline"
         except ContextFull:
             return "max_context"
         except ModelError as error:
@@ -182,48 +403,109 @@ class Rollout:
         except SandboxError as error:
             self.error = str(error)
             return "sandbox_error"
+        finally:
+            self._scope = None
+            self._abandon_turn()
 
-    async def _turns(self, deadline: Deadline) -> RolloutStop:
+    async def _turns(self) -> RolloutStop | None:
         while self.num_tokens < self._limits.max_tokens:
-            if deadline.passed():
+            if self._soft.passed():
                 raise DeadlinePassed("the deadline came between two turns")
-            event = await self._sample(deadline)
-            stop = await self._act(event, deadline)
+            given = self._soft
+            try:
+                ending = await self._sample(given)
+            except DeadlinePassed:
+                if self._soft <= given:
+                    raise
+                self._abandon_turn()  # it was moved away meanwhile: go on from where we are
+                continue
+            stop = await self._act(ending)
             if stop is not None:
                 return stop
+            if (kind := _boundary(ending)) is not None:
+                onward = await self._question.owner.boundary(self, kind)
+                if onward == "park":
+                    self.state = "waiting"
+                    self._observer.progress(self)
+                    return None
+                if onward != "go on":
+                    return onward
         return "max_tokens"
 
-    async def _sample(self, deadline: Deadline) -> Event | Literal["loop"] | None:
+    async def _sample(self, deadline: Deadline) -> _Ending | None:
         """One model call, up to the first event that ends it; `None` where the reply ended."""
-        turn = self._current = _TurnSoFar()
-        parser = FenceParser(thinking=_is_thinking(self._reply))
-        parser.feed(_FORCED_FENCE if self._reply.endswith(_FORCED_FENCE) else "")
+        turn = self._current = _TurnSoFar(asyncio.get_running_loop().time())
+        family = self._question.family
+        inside = prompts.is_thinking(self._reply, family)
+        thinking = salvage.ThinkingMeter(style_of(family), inside=inside)
+        parser = FenceParser(thinking=thinking.inside)
+        parser.feed(FORCED_FENCE if self._reply.endswith(FORCED_FENCE) else "")
         skipped = parser.offset
-        async with aclosing(
-            self._model.stream(
-                Conversation(self._start.messages, self._reply), self._sampling(), deadline
-            )
-        ) as chunks:
-            async for chunk in chunks:
-                turn.take(chunk)
-                self._observer.text(self.index, "sampled", chunk.text)
-                ending = self._ending(parser.feed(chunk.text), skipped)
-                if ending is not None:
-                    return ending
-                if self._loop_detector.feed(chunk.text):
-                    return "loop"
+        stepper = self._question.owner.stepper(self)
+        asked = Conversation(self._start.messages, self._reply)
+        try:
+            async with aclosing(
+                self._question.model.stream(asked, self._sampling(), deadline)
+            ) as chunks:
+                async for chunk in chunks:
+                    turn.take(chunk)
+                    self.confidence.take(chunk)
+                    self._observer.text(self.index, "sampled", chunk.text)
+                    ending: _Ending | None = (
+                        self._thought(thinking, chunk)
+                        or self._ending(parser.feed(chunk.text), skipped)
+                        or self._watched(chunk)
+                        or self._stepped(None if parser.in_block else stepper, chunk)
+                    )
+                    if ending is not None:
+                        return ending
+        finally:
+            self._thinking_tokens += thinking.num_tokens
         return self._ending(parser.finish(), skipped)
 
     def _sampling(self) -> Sampling:
-        wanted = self._config.sampling
+        config = self._question.config
+        wanted = config.sampling
+        seed = derive_seed(config.seed, self._question.problem.id, self.index, len(self.turns))
         return Sampling(
-            temperature=wanted.temperature,
+            temperature=wanted.temperature if self._temperature is None else self._temperature,
             top_p=wanted.top_p,
             min_p=wanted.min_p,
             max_tokens=self._limits.max_tokens - self.num_tokens,
-            seed=derive_seed(self._config.seed, self._problem.id, self.index, len(self.turns)),
+            seed=seed,
             logprobs=1 if wanted.logprobs else 0,
         )
+
+    def _thought(self, thinking: salvage.ThinkingMeter, chunk: Chunk) -> _Injected | None:
+        """Budget forcing, both ways: thinking that ends too early, thinking that does not end."""
+        ended = thinking.feed(chunk.text, chunk.num_tokens)
+        num_tokens = self._thinking_tokens + thinking.num_tokens
+        limits, family = self._limits, self._question.family
+        if ended and num_tokens < (limits.min_thinking_tokens or 0):
+            assert self._current is not None
+            end = prompts.thinking_end(self._current.text, family)
+            if end is not None and self._num_waits < limits.max_waits:
+                self._num_waits += 1
+                self._cut(end)
+                return _Injected(prompts.go_on_thinking(self.text))
+        elif thinking.inside and num_tokens >= (limits.max_thinking_tokens or num_tokens + 1):
+            return _Injected(prompts.close_thinking(self.text, family))
+        return None
+
+    def _watched(self, chunk: Chunk) -> _Stopped | None:
+        if self._loop_detector.feed(chunk.text):
+            return _Stopped("loop")
+        for watcher in self._watchers:
+            if (stop := watcher.feed(chunk, self)) is not None:
+                return _Stopped(stop)
+        return None
+
+    def _stepped(self, stepper: Stepper | None, chunk: Chunk) -> Break | None:
+        assert self._current is not None
+        found = stepper.feed(chunk, self._current.text) if stepper else None
+        if found is not None:
+            self._cut(found.keep)
+        return found
 
     def _ending(self, events: Sequence[Event], skipped: int) -> Event | None:
         """The first event that ends this call; cuts the turn's text there."""
@@ -243,26 +525,29 @@ class Rollout:
     def _cut(self, length: int, only_if: Callable[[str], object] = len) -> bool:
         """Keep `length` characters of the turn, where what is kept passes `only_if`."""
         assert self._current is not None
-        kept = "".join(self._current.parts)[: max(0, length)]
+        kept = self._current.text[: max(0, length)]
         if only_if is extract and extract(kept) is None:
             return False
         self._current.parts = [kept]
         return True
 
-    async def _act(
-        self, event: Event | Literal["loop"] | None, deadline: Deadline
-    ) -> RolloutStop | None:
+    async def _act(self, ending: _Ending | None) -> RolloutStop | None:
         """What follows from how the call ended; a stop reason, or `None` to go on."""
         assert self._current is not None
-        if isinstance(event, CodeBlock):
-            return await self._run_code(event, deadline)
-        if isinstance(event, InventedOutput):
+        if isinstance(ending, CodeBlock):
+            return await self._run_code(ending)
+        if isinstance(ending, InventedOutput):
             return self._force_code()
+        if isinstance(ending, _Injected):
+            self._end_turn(None, ending.text)
+            return None
         hit_limit = self._current.finish_reason == "length"
         self._end_turn(None, "")
-        if event == "loop":
-            return "loop"
-        if isinstance(event, BoxSeen):
+        if isinstance(ending, Break):
+            return None
+        if isinstance(ending, _Stopped):
+            return ending.reason
+        if isinstance(ending, BoxSeen):
             return await self._check_answer()
         if not hit_limit:
             return "no_answer"
@@ -271,10 +556,10 @@ class Rollout:
 
     async def _check_answer(self) -> RolloutStop | None:
         """A boxed answer ends the rollout if it is usable; otherwise the model goes on."""
-        await self._settle_answer(final=False)
+        await self._read_answer(extract(self._reply))
         return None if self.answer is None else "answered"
 
-    async def _run_code(self, block: CodeBlock, deadline: Deadline) -> RolloutStop | None:
+    async def _run_code(self, block: CodeBlock) -> RolloutStop | None:
         assert self._current is not None
         if not block.closed and self._current.finish_reason == "length":
             self._end_turn(None, "")
@@ -282,77 +567,53 @@ class Rollout:
         if self.num_code_runs >= self._limits.max_code_runs:
             self._end_turn(None, "")
             return "max_code_runs"
-        result = await self._run_cell(block.code, deadline)
-        self.num_code_runs += 1
-        shown, cut = self._shown(result)
-        run = CodeRun(
-            code=block.code,
-            output=shown,
-            error=result.error,
-            seconds=result.seconds,
-            truncated=cut or result.bytes_dropped > 0,
-        )
+        result = await self._run_cell(block.code)
+        run = code_run(block.code, result, self._limits.output_chars)
         self._last_good_output = result.output if result.error is None else None
-        self._end_turn(run, self._feedback(block, run))
+        self._end_turn(run, output_block(self._current.text, block, run, self._hint(run)))
         return None
 
-    async def _run_cell(self, code: str, deadline: Deadline) -> CellResult:
+    async def _run_cell(self, code: str) -> CellResult:
         self.state = "running code"
         self._observer.progress(self)
         if self._kernel is None:
-            self._kernel = await self._sandbox.create()
+            self._kernel = await self._question.sandbox.create()
         result = await self._kernel.run(
-            code, timeout=self._config.kernel.cell_timeout, deadline=deadline
+            code,
+            timeout=self._question.config.kernel.cell_timeout,
+            deadline=self._soft.earlier(_CELL_REPORT_SECONDS),
         )
         self.state = "sampling"
         self._observer.progress(self)
         return result
 
-    def _shown(self, result: CellResult) -> tuple[str, bool]:
-        """Output and traceback as the model sees them, and whether something was cut."""
-        limit = self._limits.output_chars
-        trace, trace_cut = cut_middle(result.traceback.strip("\n"), limit)
-        room = max(limit - len(trace), limit // 4)
-        output, output_cut = cut_middle(result.output.strip("\n"), room)
-        parts = [part for part in (output, trace) if part]
-        shown = "\n".join(parts) or prompts.SILENT_OUTPUT
-        return _defused(shown), trace_cut or output_cut
-
-    def _feedback(self, block: CodeBlock, run: CodeRun) -> str:
-        """The text put behind a code block: its output in the same indentation, and a nudge."""
-        assert self._current is not None
-        text = "".join(self._current.parts)
-        before = "" if text.endswith("\n") or not text else "\n"
-        if not block.closed:
-            before += f"{block.indent}{block.fence}\n"
-        fence = _longer_fence(run.output)
-        body = indent_lines(f"{fence}output\n{run.output}\n{fence}", block.indent)
-        after = ""
-        if self.num_code_runs >= self._limits.max_code_runs:
-            after = f"{block.indent}{prompts.LAST_RUN_NUDGE}\n"
-        elif run.error is not None:
-            after = f"{block.indent}{prompts.nudge(run.error)}\n"
-        return f"{before}{body}\n{after}"
+    def _hint(self, run: CodeRun) -> str:
+        """What the model is told behind the output of `run`, which is about to be recorded."""
+        if self.num_code_runs + 1 >= self._limits.max_code_runs:
+            return prompts.LAST_RUN_NUDGE
+        return "" if run.error is None else prompts.nudge(run.error)
 
     def _force_code(self) -> RolloutStop | None:
         """The model wrote output without code: have it write the code instead."""
-        text = "".join(self._current.parts) if self._current else ""
+        assert self._current is not None
         if self.num_code_runs >= self._limits.max_code_runs:
             self._end_turn(None, "")
             return "max_code_runs"
-        before = "" if text.endswith("\n") or not text else "\n"
-        self._end_turn(None, before + _FORCED_FENCE)
+        self._end_turn(None, line_break(self._current.text) + FORCED_FENCE)
         return None
 
     def _end_turn(self, run: CodeRun | None, injected: str) -> None:
         assert self._current is not None
+        now = asyncio.get_running_loop().time()
         turn = Turn(
-            text="".join(self._current.parts),
+            text=self._current.text,
             num_tokens=self._current.num_tokens,
             finish_reason=self._current.finish_reason,
             run=run,
             injected=injected,
             mean_logprob=self._current.mean_logprob(),
+            started=self._since_question(self._current.began),
+            seconds=now - self._current.began,
         )
         self._current = None
         self.turns.append(turn)
@@ -360,16 +621,86 @@ class Rollout:
         self._observer.text(self.index, "injected", injected)
         self._observer.progress(self)
 
-    async def _settle_answer(self, *, final: bool) -> None:
-        """Read the answer out of the text; where the reply is over, else out of the last output."""
-        if self.answer is not None:
+    def _since_question(self, instant: float) -> float:
+        began = self._question.began
+        if began is None:
+            began = self._started_at
+        return 0.0 if began is None else instant - began
+
+    def _inject(self, text: str) -> None:
+        """Put text behind the reply between two turns; a turn of the parent's is not touched."""
+        if len(self.turns) > self.num_shared_turns:
+            last = self.turns[-1]
+            self.turns[-1] = last.model_copy(update={"injected": last.injected + text})
+            self._reply += text
+            self._observer.text(self.index, "injected", text)
+        else:
+            self._current = _TurnSoFar(asyncio.get_running_loop().time())
+            self._end_turn(None, text)
+
+    async def _conclude(self, stop: RolloutStop) -> None:
+        """Read the answer, or have one forced, and end as `stop` or by what came of that."""
+        if stop in ("unsure", "forked", "pruned"):
+            self.finish(stop)
             return
-        candidates = [extract(self._reply), self._from_output() if final else None]
-        for extracted in filter(None, candidates):
-            canonical = await self._canonicalise(extracted.raw)
-            if canonical.value is not None:
-                self.answer = Answer(extracted, canonical)
-                return
+        await self._read_answer(extract(self._reply))
+        forcing = self._question.config.salvage.enabled and stop not in _NOT_FORCED
+        if self.answer is None and forcing and self.has_text:
+            forced = await self._force_answer(stop)
+            stop = "salvaged" if forced and stop != "certain" else stop
+        await self._read_answer(self._from_output())
+        self.finish("answered" if stop == "no_answer" and self.answer is not None else stop)
+
+    async def _force_answer(self, stop: RolloutStop) -> bool:
+        """Salvage: begin the answer for the model and have it filled in, by the deadline."""
+        if stop == "max_context" and not self._make_room():
+            return False
+        config = self._question.config
+        self._inject(prompts.answer_prefix(self._reply, self._question.family, config.answer_type))
+        sampling = Sampling(
+            temperature=0.0,
+            top_p=1.0,
+            max_tokens=config.salvage.max_tokens,
+            seed=derive_seed(config.seed, self._question.problem.id, self.index, len(self.turns)),
+        )
+        turn = self._current = _TurnSoFar(asyncio.get_running_loop().time())
+        asked = Conversation(self._start.messages, self._reply)
+        try:
+            async with (
+                asyncio.timeout_at(self._deadline.when()),
+                aclosing(self._question.model.stream(asked, sampling, self._deadline)) as chunks,
+            ):
+                async for chunk in chunks:
+                    turn.take(chunk)
+                    if salvage.box_end(turn.text) is not None:
+                        break
+        except (TimeoutError, ModelError):
+            pass  # What came so far is read all the same.
+        read = salvage.forced(turn.text)
+        turn.parts = [read.text]
+        self._observer.text(self.index, "sampled", read.text)
+        self._end_turn(None, read.closing)
+        await self._read_answer(read.answer)
+        return self.answer is not None
+
+    def _make_room(self) -> bool:
+        """Give up the end of a text that fills the context window; whether there was one."""
+        own = self.turns[self.num_shared_turns :]
+        if not own or own[-1].injected or len(own[-1].text) <= _CONTEXT_ROOM:
+            return False
+        last = own[-1].model_copy(update={"text": own[-1].text[:-_CONTEXT_ROOM]})
+        self.turns[-1] = last
+        self._reply = self._reply[:-_CONTEXT_ROOM]
+        return True
+
+    async def _read_answer(self, extracted: Extracted | None) -> None:
+        """Take what was extracted as the answer, unless there is one or it is not usable."""
+        if self.answer is not None or extracted is None:
+            return
+        canonical = await self._question.canonicalise(extracted.raw)
+        if canonical.value is not None:
+            self.answer = Answer(extracted, canonical)
+        else:
             self.error = self.error or canonical.note
 
     def _from_output(self) -> Extracted | None:
@@ -379,20 +710,60 @@ class Rollout:
             return None
         return Extracted(lines[-1].strip(), "output")
 
+    async def guess(self) -> None:
+        """A last resort where no rollout has answered: take the last number that it mentions."""
+        mentioned = salvage.guess(self._sampled_text(), self._last_good_output)
+        await self._read_answer(mentioned if self.has_text else None)
+
+    def _sampled_text(self) -> str:
+        return "".join(turn.text for turn in self.turns)
+
     def _abandon_turn(self) -> None:
         """Record a call that ended without an event: an error, the deadline, a cancellation."""
         if self._current is not None:
             self._end_turn(None, "")
 
-    async def _close_kernel(self) -> None:
+    async def fork(
+        self,
+        index: int,
+        variation: Variation = Variation(),
+    ) -> "Rollout":
+        """A branch that goes on from the end of the last turn, text and kernel together.
+
+        Allowed between two turns: at a boundary, while it waits, or before it has begun. The
+        branch is run by whoever forked it; this rollout goes on as it would have without it.
+        Raises `SandboxError` where the kernel cannot be forked.
+        """
+        return await _fork(self._question, self._kernel, self.path(), index, variation)
+
+    async def hold(self) -> "BranchPoint":
+        """Keep this point, text and kernel, to fork from it later; as for `fork`."""
+        kernel = None if self._kernel is None else await self._kernel.fork()
+        return BranchPoint(self._question, self.path(), kernel)
+
+    def path(self) -> Path:
+        """Its way up to the end of the last turn."""
+        assert self._current is None, "a rollout forks between two turns"
+        return Path(
+            parent=self.index,
+            depth=self.depth + 1,
+            opening=self.opening,
+            start=self._start,
+            turns=tuple(self.turns),
+            last_good_output=self._last_good_output,
+            temperature=self._temperature,
+            confidence=self.confidence.copy(),
+        )
+
+    async def close(self) -> None:
+        """Let go of the kernel and the watchers. Idempotent; a rollout that waits needs it."""
+        await self._close_watchers()
         kernel, self._kernel = self._kernel, None
-        if kernel is None:
-            return
-        try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await kernel.close()
-        except (TimeoutError, SandboxError):
-            pass  # The sandbox ends it with the rest; the answer must not wait for it.
+        await _close_kernel(kernel)
+
+    async def _close_watchers(self) -> None:
+        for watcher in self._watchers:
+            await watcher.close()
 
     def finish(self, stop: RolloutStop) -> None:
         """Set the stop reason, the first time only. The owner calls this for one it cancelled."""
@@ -408,10 +779,10 @@ class Rollout:
         """The record of this rollout, which must have ended."""
         assert self.stop_reason is not None, "the rollout has not ended"
         return Trace(
-            problem_id=self._problem.id,
+            problem_id=self._question.problem.id,
             rollout=self.index,
             opening=self.opening,
-            seed=self._config.seed,
+            seed=self._question.config.seed,
             prefix=self._start.prefix,
             turns=tuple(self.turns),
             answer=self.answer.canonical.value if self.answer else None,
@@ -420,22 +791,55 @@ class Rollout:
             stop_reason=self.stop_reason,
             error=self.error,
             seconds=self.seconds,
+            parent=self.parent,
+            num_shared_turns=self.num_shared_turns,
+            started=self._since_question(self._started_at) if self._started_at else 0.0,
+            stats=self.confidence.stats(),
+            model=self._question.model_name,
         )
 
 
-def _is_thinking(reply: str) -> bool:
-    """Whether the reply so far ends inside a thinking section."""
-    return reply.rfind("<think>") > reply.rfind("</think>")
+@dataclass(frozen=True, slots=True)
+class BranchPoint:
+    """A point that branches can start from, long after its rollout has gone on. Close it."""
+
+    question: Question
+    path: Path
+    kernel: Kernel | None
+    """Nobody runs anything in it; branches get forks of it."""
+
+    async def fork(
+        self,
+        index: int,
+        variation: Variation = Variation(),
+    ) -> Rollout:
+        """A branch; see `Rollout.fork`."""
+        return await _fork(self.question, self.kernel, self.path, index, variation)
+
+    async def close(self) -> None:
+        """Let go of the kernel. Idempotent."""
+        await _close_kernel(self.kernel)
 
 
-def _defused(output: str) -> str:
-    """Printed special tokens, such as an end of turn, must stay text for the server."""
-    return output.replace("<|", "< |")
+async def _fork(
+    question: Question, kernel: Kernel | None, path: Path, index: int, variation: Variation
+) -> Rollout:
+    seed = derive_seed(question.config.seed, question.problem.id, index, len(path.turns))
+    forked = None if kernel is None else await kernel.fork(reseed=seed)
+    return Rollout(question, index, path=path, kernel=forked, variation=variation)
 
 
-def _longer_fence(output: str) -> str:
-    """Three backticks, or one more than the longest run of them in the output."""
-    fence = "```"
-    while fence in output:
-        fence += "`"
-    return fence
+async def _close_kernel(kernel: Kernel | None) -> None:
+    if kernel is None:
+        return
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await kernel.close()
+    except (TimeoutError, SandboxError):
+        pass  # The sandbox ends it with the rest; the answer must not wait for it.
+
+
+def _boundary(ending: _Ending | None) -> BoundaryKind | None:
+    if isinstance(ending, CodeBlock):
+        return "code"
+    return ending.kind if isinstance(ending, Break) else None

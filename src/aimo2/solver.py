@@ -13,7 +13,7 @@ from aimo2.deadline import NEVER, Deadline
 from aimo2.llm import Model
 from aimo2.policy.stop import decided
 from aimo2.policy.vote import SOURCE_WEIGHTS, Tally, tally
-from aimo2.rollout import Observer, Rollout
+from aimo2.rollout import Observer, Question, Rollout
 from aimo2.sandbox import Sandbox
 from aimo2.types import Outcome, Problem, StopReason, Trace, Vote
 
@@ -70,6 +70,9 @@ class Solver:
         self._over = asyncio.Event()
         self._stop_reason: StopReason | None = None
         self._deadline = NEVER
+        self._question = Question(
+            problem, config, tools.model, tools.sandbox, self._canonicalise, observer
+        )
 
     @property
     def tally(self) -> Tally:
@@ -165,15 +168,7 @@ class Solver:
             await self._count(rollout)
 
     def _open(self, index: int) -> Rollout:
-        rollout = Rollout(
-            self._problem,
-            index,
-            self._config,
-            self._tools.model,
-            self._tools.sandbox,
-            self._canonicalise,
-            self._observer,
-        )
+        rollout = Rollout(self._question, index)
         self._board.rollouts.append(rollout)
         return rollout
 

@@ -41,6 +41,7 @@ RolloutStop = Literal[
     "certain",  # probes of its answer agreed (`probe`)
     "unsure",  # its confidence fell below the threshold: it does not vote (`confidence`)
     "too_long",  # far longer than its siblings that have answered
+    "pruned",  # the search went on elsewhere (`rebase`, `beam`, `dvts`)
     "salvaged",  # an answer was forced out of it, at the deadline or at a limit
     "model_error",
     "sandbox_error",
@@ -58,6 +59,7 @@ StopReason = Literal[
     "adaptive_consistency",
     "max_votes",  # as many votes as were asked for
     "exhausted",  # every rollout ended
+    "max_tokens",  # the question's tokens are spent
     "no_progress",  # the exam took the time back
     "deadline",
     "interrupted",  # Ctrl-C
@@ -65,9 +67,9 @@ StopReason = Literal[
 ]
 """Why a question ended: the stopping rule that fired, or what else ended it."""
 
-AnswerSource = Literal["boxed", "stated", "output", "forced"]
-"""Where an answer stood: in `\\boxed{}`, in a closing sentence, in the last code output, or behind
-an answer prefix that we forced."""
+AnswerSource = Literal["boxed", "stated", "output", "forced", "guessed"]
+"""Where an answer stood: in `\\boxed{}`, in a closing sentence, in the last code output, behind an
+answer prefix that we forced, or, where nothing else voted at all, the last number in the text."""
 
 
 class Value(BaseModel):

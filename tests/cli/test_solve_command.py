@@ -129,7 +129,7 @@ def test_answers_and_traces_are_written(run: Run, tmp_path: Path) -> None:
 
 def test_an_unanswered_problem_is_an_empty_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
     source = problems(tmp_path, {"id": "a", "problem": "x"}, {"id": "b", "problem": "y"})
-    scripted = model("No idea.", "No idea.", "\\boxed{5}")
+    scripted = model(*["No idea."] * 4, "\\boxed{5}")
     assert run("solve", "-f", source, "-n", "2", "--openings", "plain", scripted=scripted) == 1
     assert run.out == "a\t\nb\t5\n"
 

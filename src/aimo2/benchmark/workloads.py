@@ -14,7 +14,7 @@ from aimo2.answers import Canonical
 from aimo2.config import SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.llm import Conversation, Message, Model, Sampling
-from aimo2.rollout import Rollout, TextKind
+from aimo2.rollout import Question, Rollout, TextKind
 from aimo2.sandbox import Sandbox
 from aimo2.types import Problem
 
@@ -158,9 +158,10 @@ class Tir:
         """One rollout. Raises `RuntimeError` where the model or the sandbox failed it."""
         watch = _Watch(self.useful)
         index, self.started = self.started, self.started + 1
-        rollout = Rollout(
-            problem, index, self.config, self.model, self.sandbox, self.canonicalise, watch
+        question = Question(
+            problem, self.config, self.model, self.sandbox, self.canonicalise, watch
         )
+        rollout = Rollout(question, index)
         await rollout.run(deadline)
         trace = rollout.trace()
         if trace.stop_reason in ("model_error", "sandbox_error"):

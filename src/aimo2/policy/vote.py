@@ -10,9 +10,11 @@ SOURCE_WEIGHTS: dict[AnswerSource, float] = {
     "stated": 1.0,
     "output": 0.5,
     "forced": 0.5,
+    "guessed": 0.1,
 }
 """A bare code output was never called the answer by its rollout, and a forced answer was not
-reached by reasoning, so each counts half."""
+reached by reasoning, so each counts half. A guess is the last number that a text
+holds, whatever it stands for."""
 
 
 @dataclass(frozen=True, slots=True)
