@@ -42,14 +42,23 @@ def stopped(
     """
     if planned < 1 or running < 0:
         raise ValueError(f"{planned} rollouts planned and {running} running cannot be")
-    if votes and len(votes) >= _least(config, planned) and _fires(config, votes, running):
+    if votes and len(votes) >= _rule_votes(config, planned) and _fires(config, votes, running):
         return None if config.rule == "never" else config.rule
     if config.max_votes is not None and len(votes) >= config.max_votes:
         return "max_votes"
     return None
 
 
-def _least(config: StopConfig, planned: int) -> int:
+def least_votes(config: StopConfig, planned: int) -> int:
+    """Votes without which `stopped` never ends a question of `planned` rollouts.
+
+    One more than are planned where it never does at all.
+    """
+    least = planned + 1 if config.rule == "never" else _rule_votes(config, planned)
+    return least if config.max_votes is None else min(least, config.max_votes)
+
+
+def _rule_votes(config: StopConfig, planned: int) -> int:
     own = min_votes(planned) if config.rule == "majority" else 1
     return own if config.min_votes is None else config.min_votes
 

@@ -33,11 +33,12 @@ def weigh(config: WeighConfig, signals: Sequence[Signals]) -> list[Vote]:
     rule = _rule_weights(config, voters)
     kept = _kept(config, voters)
     discounts = independence(voters)
+    guards = config.trivial < 1
     votes = []
     for one, weight, keep, discount in zip(voters, rule, kept, discounts, strict=True):
         assert one.answer is not None
         count = SOURCE_WEIGHTS[one.source] * discount
-        prior = config.trivial if is_trivial(one.answer) else 1.0
+        prior = config.trivial if guards and is_trivial(one.answer) else 1.0
         votes.append(
             Vote(
                 rollout=one.rollout,
@@ -47,6 +48,11 @@ def weigh(config: WeighConfig, signals: Sequence[Signals]) -> list[Vote]:
             )
         )
     return votes
+
+
+def is_separable(config: WeighConfig) -> bool:
+    """Whether a vote weighs the same whatever the others are, where nothing forked."""
+    return config.rule == "count" and config.keep >= 1
 
 
 def is_trivial(answer: str) -> bool:
@@ -178,8 +184,10 @@ def _kept(config: WeighConfig, voters: Sequence[Signals]) -> list[bool]:
 
     Everything is kept where no confidence is known.
     """
+    if config.keep >= 1:
+        return [True] * len(voters)
     values = confidences(config.keep_by, voters)
-    if config.keep >= 1 or all(value is None for value in values):
+    if all(value is None for value in values):
         return [True] * len(voters)
     wanted = max(1, math.ceil(config.keep * len(voters)))
     order = sorted(

@@ -1,0 +1,1 @@
+"""Evaluation: data sets, runs that resume, grades, figures with intervals, comparisons."""
