@@ -119,6 +119,11 @@ class ConfidenceMeter:
         return series.tail(series.window) if len(series) >= series.window else None
 
     @property
+    def lowest_window(self) -> float | None:
+        """The lowest whole window so far; `None` before there is one."""
+        return self._confidence.lowest
+
+    @property
     def min_confidence(self) -> float | None:
         """The lowest whole window so far, the mean of all tokens before there is one."""
         if not len(self._confidence):

@@ -123,6 +123,31 @@ class StopConfig(_Config):
         return self
 
 
+ProbeLevel = Literal["mild", "low", "mid", "high", "crazy"]
+"""How eagerly agreeing probes end a rollout; `policy.cut` has the figures."""
+
+
+class CutConfig(_Config):
+    """When a rollout is ended before its reply is; `policy.cut` has the rules. All are off."""
+
+    confirmed: bool = False
+    """End at an answer, in the thinking too, that the last good cell's output confirms."""
+    probe: ProbeLevel | None = None
+    """End where answers that are forced now and then, and thrown away, agree."""
+    confidence: bool = False
+    """End, without a vote, where the confidence falls; asks for 20 candidates a token."""
+    warm_up: Annotated[int, Field(ge=1)] = 16
+    """Rollouts that set the threshold of `confidence`."""
+    percentile: Annotated[float, Field(ge=0, le=100)] = 10.0
+    """Of their lowest windows, that is the threshold."""
+    window: Annotated[int, Field(ge=1)] = 2048
+    """Tokens of the windows of `confidence`."""
+    length: Annotated[float, Field(gt=1)] | None = None
+    """End what is so many times as long as the median of those that have answered."""
+    length_after: Annotated[int, Field(ge=1)] = 3
+    """Answers that `length` needs."""
+
+
 WeighRule = Literal[
     "count",
     "mean_confidence",
