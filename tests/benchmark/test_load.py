@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from aimo2.answers import Canonical, canonical
-from aimo2.benchmark.load import HopelessError, Plan, Progress, run_load
+from aimo2.benchmark.load import MOST_WINDOWS, HopelessError, Plan, Progress, run_load
 from aimo2.benchmark.meter import MeteredModel
 from aimo2.benchmark.prompts import drawn_problems
 from aimo2.benchmark.workloads import Setting, Tir, decode, tree
@@ -56,6 +56,16 @@ def test_a_duration_is_kept_and_the_rest_is_cancelled() -> None:
     progress = drive(Plan(workers=2, duration=5.0, ramp=1.25), model)
     assert (progress.begin, progress.end) == (1.25, 6.25)
     assert Counter(call.state for call in model.calls) == {"finished": 12, "closed": 2}
+
+
+def test_a_window_that_has_seen_too_little_is_prolonged_up_to_a_bound() -> None:
+    model = MeteredModel(ScriptedModel(steady))
+    done = [False, False, True]
+    plan = Plan(workers=2, duration=2.0, ramp=1.0, enough=lambda: done.pop(0))
+    progress = drive(plan, model)
+    assert (progress.begin, progress.end) == (1.0, pytest.approx(7.0))
+    never = Plan(workers=2, duration=2.0, ramp=1.0, enough=lambda: False)
+    assert drive(never, model).end == pytest.approx(1.0 + 2.0 * MOST_WINDOWS)
 
 
 def test_single_failures_are_counted_and_the_load_goes_on() -> None:

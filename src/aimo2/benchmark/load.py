@@ -1,7 +1,7 @@
 """Keep a number of streams busy for a time, or for a number of problems. Knows no servers."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -12,6 +12,8 @@ from aimo2.types import Problem
 
 _HOPELESS = 8
 """This many failures with no success end the measurement: the server is not usable."""
+MOST_WINDOWS = 10
+"""A window grows to so many times its duration at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,16 @@ class Plan:
 
     `workers`: problems in work at the same time. `requests`: problems, all measured from the
     first request to the last token; `None` measures `duration` seconds instead, after `ramp`
-    seconds in which the streams fall out of step.
+    seconds in which the streams fall out of step. `enough`: asked when the duration is over; while
+    it says no, the window grows by as much again, up to `MOST_WINDOWS` times: a slow engine may
+    still be reading its first prompts.
     """
 
     workers: int
     requests: int | None = None
     duration: float = 30.0
     ramp: float = 3.0
+    enough: Callable[[], bool] = lambda: True
 
 
 @dataclass(slots=True)
@@ -61,10 +66,13 @@ async def run_load(
     loop = asyncio.get_running_loop()
     left = None if plan.requests is None else iter(range(plan.requests))
     started = loop.time()
-    over = deadline
+    windows = [deadline]
     if plan.requests is None:
         progress.begin = started + plan.ramp
-        over = min(deadline, Deadline(progress.begin + plan.duration))
+        windows = [
+            min(deadline, Deadline(progress.begin + number * plan.duration))
+            for number in range(1, MOST_WINDOWS + 1)
+        ]
         loop.call_at(progress.begin, on_begin)
     else:
         progress.begin = started
@@ -76,17 +84,27 @@ async def run_load(
 
     workers = [asyncio.create_task(worker()) for _ in range(plan.workers)]
     try:
-        async with asyncio.timeout_at(over.when()):
-            await asyncio.gather(*workers)
-    except TimeoutError:
-        pass
-    finally:
+        for over in windows:
+            pending = await _until(workers, over)
+            if not pending or plan.enough():
+                break
         progress.end = min(loop.time(), over.at)
+    finally:
+        progress.end = progress.end or loop.time()
         for task in workers:
             task.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(10):
                 await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def _until(workers: Sequence[asyncio.Task[None]], over: Deadline) -> bool:
+    """Let the workers work until then; returns whether any still does. Raises what one raised."""
+    left = None if over.when() is None else over.remaining()
+    done, pending = await asyncio.wait(workers, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
+    return bool(pending)
 
 
 async def _once(work: Work, problem: Problem, deadline: Deadline, progress: Progress) -> None:

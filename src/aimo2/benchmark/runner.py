@@ -37,6 +37,8 @@ _WARM_TOKENS = 16
 _CONNECT_SECONDS = 60.0
 _RAMP_SHARE = 0.15
 _LONGEST_RAMP = 10.0
+_LEAST_TOKENS = 16
+"""A stream: a window with fewer tokens is prolonged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ class Bench:
             requests=load.requests,
             duration=load.duration,
             ramp=min(_LONGEST_RAMP, _RAMP_SHARE * load.duration),
+            enough=lambda: self._enough(gate, progress, concurrent),
         )
         async with AsyncExitStack() as stack:
             work, useful = await self._work(workload, gate, stack)
@@ -215,6 +218,17 @@ class Bench:
         ).model_copy(update={"machine": machine_seen})
         streaming = sum(call.ended - call.begun for call in gate.calls)
         return self._judged(figures, useful, progress, streaming)
+
+    def _enough(self, gate: MeteredModel, progress: Progress, concurrent: int) -> bool:
+        """Whether the window has seen what its streams do, and not only their prompts."""
+        streams = min(concurrent, self._target.slots or concurrent)
+        seen = sum(
+            count
+            for call in gate.calls
+            for instant, count in zip(call.instants, call.counts, strict=True)
+            if instant >= progress.begin
+        )
+        return seen >= _LEAST_TOKENS * streams
 
     def _judged(
         self, figures: Figures, useful: Useful | None, progress: Progress, streaming: float
