@@ -6,7 +6,15 @@ import pytest
 
 from aimo2.benchmark.figures import Figures, Spread
 from aimo2.benchmark.monitor import parse_counters, share
-from aimo2.benchmark.report import Report, Setup, compare, load_report, plain_lines, plot
+from aimo2.benchmark.report import (
+    Report,
+    Setup,
+    compare,
+    efficiencies,
+    load_report,
+    plain_lines,
+    plot,
+)
 from aimo2.benchmark.runner import Layout, best_layout, layouts
 from aimo2.errors import InputError
 
@@ -77,6 +85,13 @@ def test_other_conditions_and_missing_rows_are_told() -> None:
 def test_useless_tokens_do_not_count() -> None:
     line = compare(report(figures(100, "tir")), report(figures(100, "tir")))[0]
     assert "50 -> 50 tokens/s" in line
+
+
+def test_efficiency_is_useful_tokens_over_raw_ones_at_the_same_streams() -> None:
+    results = report(figures(100), figures(190, "tir"), figures(50, "tree", 8)).results
+    (line,) = efficiencies(results)
+    assert line.startswith("efficiency of tir x4: 100 -> 95 tokens/s, ratio 0.950")
+    assert efficiencies(report(figures(50, "tree")).results) == []
 
 
 def test_every_measurement_has_a_line() -> None:

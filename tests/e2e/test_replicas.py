@@ -97,7 +97,9 @@ def test_the_benchmark_prints_its_table_and_its_report_compares(tiny: Path, tmp_
     assert set(results) == {"decode", "tir", "tree"}
     assert results["decode"]["num_tokens"] == 3 * 24
     assert all(each["tokens_per_second"] > 0 for each in results.values())
-    assert len(done.stdout.splitlines()) == 5
+    lines = done.stdout.splitlines()
+    assert len(lines) == 7  # what was measured, titles, three rows, two efficiencies
+    assert lines[-1].startswith("efficiency of tree x2: ")
     assert picture.stat().st_size > 1000
     compared = subprocess.run(
         [sys.executable, "-m", "aimo2.benchmark", "compare", str(out), str(out)],

@@ -30,6 +30,7 @@ class FakeReplica:
 
     def __init__(self, name: str = "model") -> None:
         self._name = name
+        self.token_seconds = 0.010
         self.connected = False
         self.alive = True
         self.streams = 0
@@ -76,7 +77,7 @@ class FakeReplica:
             await asyncio.sleep((len(prompt) - cached) / 10_000)
             words = TEXT[len(conversation.reply) :].split(" ")[: sampling.max_tokens]
             for word in words:
-                await asyncio.sleep(0.01 + 0.001 * self.streams)
+                await asyncio.sleep(self.token_seconds + 0.001 * self.streams)
                 if not self.alive:
                     raise ModelUnavailable("died")
                 yield Chunk(word + " ", 1)

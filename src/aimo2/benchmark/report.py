@@ -185,6 +185,20 @@ def compare(before: Report, after: Report) -> list[str]:
     return lines
 
 
+def efficiencies(results: Sequence[Figures]) -> list[str]:
+    """Engine efficiency: useful tokens a second of each workload over raw `decode`.
+
+    Both at the same number of streams, with the interval of `compare`; nothing where `decode` was
+    not measured.
+    """
+    raw = {each.concurrent: each for each in results if each.workload == "decode"}
+    return [
+        f"efficiency of {_comparison(raw[each.concurrent], each)}"
+        for each in results
+        if each.workload != "decode" and each.concurrent in raw
+    ]
+
+
 def _differences(before: Setup, after: Setup) -> list[tuple[str, object, object]]:
     one, two = before.model_dump(), after.model_dump()
     return [(name, one[name], two[name]) for name in one if one[name] != two[name]]

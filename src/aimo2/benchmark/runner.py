@@ -216,6 +216,11 @@ class Bench:
             concurrent=concurrent,
             limit=load.max_tokens,
         ).model_copy(update={"machine": machine_seen})
+        if not figures.num_tokens and not figures.num_failed:
+            raise HopelessError(
+                f"{workload} x{concurrent}: no token came in {figures.seconds:.0f} s; "
+                "is the server alive, and is anything else using its cores?"
+            )
         streaming = sum(call.ended - call.begun for call in gate.calls)
         return self._judged(figures, useful, progress, streaming)
 

@@ -19,7 +19,15 @@ from rich.table import Table
 from aimo2.benchmark.figures import Figures
 from aimo2.benchmark.kernels import measure_sandbox
 from aimo2.benchmark.load import Progress as LoadProgress
-from aimo2.benchmark.report import Report, compare, load_report, plain_lines, plot, table
+from aimo2.benchmark.report import (
+    Report,
+    compare,
+    efficiencies,
+    load_report,
+    plain_lines,
+    plot,
+    table,
+)
 from aimo2.benchmark.runner import (
     Load,
     WorkloadName,
@@ -361,6 +369,8 @@ def _show(report: Report) -> None:
         console.print(table(report.results))
     else:
         print("\n".join(plain_lines(report.results)))
+    for line in efficiencies(report.results):
+        print(line)
     for figures in report.results:
         if figures.num_failed:
             print(f"{figures.workload} x{figures.concurrent} failed: {figures.failure}")
