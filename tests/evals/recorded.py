@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aimo2.evals.samples import ReplayedProblem, Sample
+from aimo2.evals.recorded import ReplayedProblem, Sample
 from aimo2.policy.signals import Signals
 
 

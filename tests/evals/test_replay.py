@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimo2.config import StopConfig, WeighConfig
+from aimo2.evals.recorded import ReplayedProblem
 from aimo2.evals.replay import Policy, Throughput, fit_throughput, replay
-from aimo2.evals.samples import ReplayedProblem
 from aimo2.types import StopRule
 from tests.evals.recorded import problem, sample
 

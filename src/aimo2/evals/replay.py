@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from aimo2.config import StopConfig, WeighConfig
-from aimo2.evals.samples import ReplayedProblem, Sample
+from aimo2.evals.recorded import ReplayedProblem, Sample
 from aimo2.policy.signals import Signals
 from aimo2.policy.stop import least_votes, stopped
 from aimo2.policy.vote import tally

@@ -98,17 +98,19 @@ Golds = Mapping[str, str]
 def read_samples(sources: Sequence[Path], golds: Golds | None = None) -> Recorded:
     """The samples of `.jsonl` or `.jsonl.gz` files, or of run folders (`traces.jsonl` in them).
 
-    `golds`: for traces, which do not hold them; a run folder's `outcomes.jsonl` has them, too.
+    `golds`: for traces, which do not hold them; a run folder's `outcomes.jsonl` has them, too, and
+    its `grades.jsonl`, where there is one, says which traces are right.
 
     Raises `InputError` that names the file, the line and the mend.
     """
     recorded = Recorded()
     for source in sources:
         path = source / "traces.jsonl" if source.is_dir() else source
-        known = dict(golds or {})
+        known, grades = dict(golds or {}), {}
         if source.is_dir():
             known |= _outcome_golds(source / "outcomes.jsonl")
-        _read_file(path, known, recorded)
+            grades = _grades(source / "grades.jsonl")
+        _read_file(path, known, grades, recorded)
     if not recorded.problems:
         why = recorded.notes or [", ".join(map(str, sources))]
         raise InputError(f"no samples: {'; '.join(why)}; give graded samples, or golds for traces")
@@ -152,14 +154,30 @@ def _outcome_golds(path: Path) -> dict[str, str]:
     return golds
 
 
-def _read_file(path: Path, golds: Golds, recorded: Recorded) -> None:
+def _grades(path: Path) -> dict[tuple[str, int], bool]:
+    """Problem id and rollout to whether the trace is right, as a run's grader decided."""
+    if not path.is_file():
+        return {}
+    grades = {}
+    for number, value in json_lines(path):
+        problem_id, rollout = value.get("problem_id"), value.get("rollout")
+        if not isinstance(problem_id, str) or not isinstance(rollout, int):
+            raise InputError(f"{path} line {number}: no grade; it needs problem_id and rollout")
+        if isinstance(correct := value.get("correct"), bool):
+            grades[problem_id, rollout] = correct
+    return grades
+
+
+def _read_file(
+    path: Path, golds: Golds, grades: Mapping[tuple[str, int], bool], recorded: Recorded
+) -> None:
     questions: dict[tuple[str, str], list[_Row]] = {}
     left_out = 0
     estimated: set[str] = set()
     for number, value in json_lines(path):
         place = f"{path} line {number}"
         if "turns" in value:
-            row, run = _trace_row(value, golds, place), ""
+            row, run = _trace_row(value, golds, grades, place), ""
         else:
             row, run = _simple_row(value, place, estimated), _run_name(value)
         if row.correct is None:
@@ -199,7 +217,9 @@ def _fill_tokens(questions: Mapping[tuple[str, str], Sequence[_Row]]) -> None:
             row.signals = replace(row.signals, num_tokens=mean)
 
 
-def _trace_row(value: Mapping[str, Any], golds: Golds, place: str) -> _Row:
+def _trace_row(
+    value: Mapping[str, Any], golds: Golds, grades: Mapping[tuple[str, int], bool], place: str
+) -> _Row:
     version = value.get("version", 1)
     if isinstance(version, int) and version > TRACE_VERSION:
         raise InputError(f"{place}: a trace of version {version}; update aimo2 to read it")
@@ -208,11 +228,12 @@ def _trace_row(value: Mapping[str, Any], golds: Golds, place: str) -> _Row:
     except ValidationError as error:
         raise InputError(f"{place}: no trace ({_first(error)})") from error
     gold = golds.get(trace.problem_id)
+    correct = None if gold is None else trace.answer is not None and is_right(trace.answer, gold)
     own = trace.turns[trace.num_shared_turns :]
     return _Row(
         problem_id=trace.problem_id,
         signals=signals_of(trace),
-        correct=None if gold is None else trace.answer is not None and is_right(trace.answer, gold),
+        correct=grades.get((trace.problem_id, trace.rollout), correct),
         own_tokens=trace.num_own_tokens,
         code_seconds=sum(turn.run.seconds for turn in own if turn.run is not None),
     )

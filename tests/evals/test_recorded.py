@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from aimo2.errors import InputError
-from aimo2.evals.samples import CHARS_PER_TOKEN, read_samples
+from aimo2.evals.recorded import CHARS_PER_TOKEN, read_samples
 from aimo2.types import CodeRun, Outcome, Trace, Turn
 from tests.evals.recorded import row, write
 
@@ -124,6 +124,17 @@ def test_traces_take_their_golds_from_the_run_folder(tmp_path: Path) -> None:
     assert problem.samples[0].num_own_tokens == 42
     assert problem.samples[0].code_seconds == 2.5
     assert problem.samples[0].signals.code_agrees is True
+
+
+def test_a_run_s_own_grades_come_before_arithmetic(tmp_path: Path) -> None:
+    write(tmp_path / "traces.jsonl", [trace(0, "7"), trace(1, "8")])
+    grades = [{"problem_id": "p", "rollout": at, "correct": at == 1} for at in (0, 1)]
+    write(tmp_path / "grades.jsonl", grades)
+    (problem,) = read_samples([tmp_path], {"p": "7"}).problems
+    assert [each.correct for each in problem.samples] == [False, True]
+    write(tmp_path / "grades.jsonl", [{"rollout": 0}])
+    with pytest.raises(InputError, match="line 1: no grade"):
+        read_samples([tmp_path], {"p": "7"})
 
 
 def test_a_forked_trace_costs_its_own_tokens_only(tmp_path: Path) -> None:
