@@ -174,8 +174,9 @@ class BoxWatch:
         self._tail = window[-self._WINDOW :]
         if "}" not in text:
             return None
-        ended = [found[1] for found in self._BOX.finditer(window) if found.end() > known]
-        return ended[-1].strip() or None if ended else None
+        ended = [box[1].strip() for box in self._BOX.finditer(window) if box.end() > known]
+        ended = [answer for answer in ended if answer]
+        return ended[-1] if ended else None
 
 
 def confirmed(answer: str | None, output: str | None) -> bool:
