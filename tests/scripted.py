@@ -18,6 +18,7 @@ from aimo2.config import (
 from aimo2.deadline import NEVER, Deadline
 from aimo2.llm import Conversation, Sampling
 from aimo2.llm.fake import ScriptedModel, Step
+from aimo2.prompts.families import UNKNOWN, Family
 from aimo2.rollout import Question, Rollout, TextKind
 from aimo2.sandbox import CellResult
 from aimo2.sandbox.fake import FakeSandbox
@@ -120,6 +121,7 @@ def run_rollout(
     cancel_after: float | None = None,
     index: int = 0,
     canonicalise: Callable[[str], Canonical] | None = None,
+    family: Family = UNKNOWN,
 ) -> Ran:
     recorder = Recorder()
     sandbox = FakeSandbox(script)
@@ -132,7 +134,9 @@ def run_rollout(
 
     async def main() -> Ran:
         async with sandbox:
-            question = Question(PROBLEM, settings, scripted, sandbox, canonical, recorder)
+            question = Question(
+                PROBLEM, settings, scripted, sandbox, canonical, recorder, family=family
+            )
             rollout = Rollout(question, index)
             deadline = NEVER if seconds is None else Deadline.after(seconds)
             task = asyncio.create_task(rollout.run(deadline))

@@ -82,10 +82,14 @@ class _OpenBlock:
 class FenceParser:
     """Turns a stream of text into events, in order.
 
-    `thinking`: whether the text starts inside a thinking section that the template opened.
+    `thinking`: whether the text starts inside a thinking section. `marks`: what begins and what
+    ends one.
     """
 
-    def __init__(self, *, thinking: bool = False) -> None:
+    def __init__(
+        self, *, thinking: bool = False, marks: tuple[str, str] = ("<think>", "</think>")
+    ) -> None:
+        self._marks = marks
         self._partial: list[str] = []
         self._line_start = 0
         self._block: _OpenBlock | None = None
@@ -148,10 +152,9 @@ class FenceParser:
             inline = _INLINE_OPENING.search(line) if line.count("`") == 3 else None
             if inline is not None:
                 return self._open("", inline[1], inline[2])
-        if "<think>" in line:
-            self._thinking = True
-        if "</think>" in line:
-            self._thinking = False
+        begins, ends = line.rfind(self._marks[0]), line.rfind(self._marks[1])
+        if begins != ends:  # one of them at least is there
+            self._thinking = begins > ends
         if line.strip():
             self._last = None
         return [BoxSeen(end)] if "boxed" in line and not self._thinking else []

@@ -23,6 +23,7 @@ from aimo2.errors import ContextFull, DeadlinePassed, ModelError, SandboxError
 from aimo2.feedback import FORCED_FENCE, code_run, line_break, output_block
 from aimo2.llm import Chunk, Conversation, Model, Sampling
 from aimo2.parse import BoxSeen, CodeBlock, Event, FenceParser, InventedOutput, LoopDetector
+from aimo2.policy.fence import FenceRule
 from aimo2.prompts.families import UNKNOWN, Family, style_of
 from aimo2.sandbox import CellResult, Kernel, Sandbox
 from aimo2.types import CodeRun, FinishReason, Opening, Problem, RolloutStop, Trace, Turn
@@ -258,8 +259,9 @@ class Rollout:
         self._question = question
         self._limits = config.rollout
         self._observer = question.observer
-        self._with_code = config.rollout.max_code_runs > 0
         self._start = self._started_with(opening, path)
+        self._with_code = self._start.with_code
+        self._fence = FenceRule(self._start.opening, thinks=self._start.thinks)
         self.parent = path.parent if path else None
         self.depth = path.depth if path else 0
         self.turns: list[Turn] = list(path.turns) if path else []
@@ -286,13 +288,17 @@ class Rollout:
         if path is not None:
             self.opening = path.opening
             return path.start
+        code = config.rollout.max_code_runs > 0
         wanted = opening or config.openings[self.index % len(config.openings)]
-        self.opening = wanted if self._with_code else "plain"
+        self.opening = prompts.fitting(wanted, config.custom_openings, code=code)
         return prompts.start(
             self._question.problem.statement,
             self.opening,
             config.answer_type,
-            code=self._with_code,
+            code=code,
+            family=self._question.family,
+            thinking=config.thinking,
+            custom=config.custom_openings,
         )
 
     @property
@@ -437,10 +443,12 @@ class Rollout:
         turn = self._current = _TurnSoFar(asyncio.get_running_loop().time())
         family = self._question.family
         inside = prompts.is_thinking(self._reply, family)
-        thinking = salvage.ThinkingMeter(style_of(family), inside=inside)
-        parser = FenceParser(thinking=thinking.inside)
+        style = style_of(family)
+        thinking = salvage.ThinkingMeter(style, inside=inside)
+        parser = FenceParser(thinking=inside, marks=(style.begins, style.ends))
         parser.feed(FORCED_FENCE if self._reply.endswith(FORCED_FENCE) else "")
         skipped = parser.offset
+        self._fence.begin()
         stepper = self._question.owner.stepper(self)
         asked = Conversation(self._start.messages, self._reply)
         try:
@@ -455,6 +463,7 @@ class Rollout:
                         self._thought(thinking, chunk)
                         or self._ending(parser.feed(chunk.text), skipped)
                         or self._watched(chunk)
+                        or self._fenced(chunk, in_block=parser.in_block)
                         or self._stepped(None if parser.in_block else stepper, chunk)
                     )
                     if ending is not None:
@@ -465,7 +474,7 @@ class Rollout:
 
     def _sampling(self) -> Sampling:
         config = self._question.config
-        wanted = config.sampling
+        wanted = self._question.family.sample(config.sampling, config.thinking)
         seed = derive_seed(config.seed, self._question.problem.id, self.index, len(self.turns))
         return Sampling(
             temperature=wanted.temperature if self._temperature is None else self._temperature,
@@ -474,6 +483,7 @@ class Rollout:
             max_tokens=self._limits.max_tokens - self.num_tokens,
             seed=seed,
             logprobs=1 if wanted.logprobs else 0,
+            special_tokens=self._question.family.keeps_special_tokens,
         )
 
     def _thought(self, thinking: salvage.ThinkingMeter, chunk: Chunk) -> _Injected | None:
@@ -499,6 +509,29 @@ class Rollout:
             if (stop := watcher.feed(chunk, self)) is not None:
                 return _Stopped(stop)
         return None
+
+    def _fenced(self, chunk: Chunk, *, in_block: bool) -> _Injected | None:
+        """Begin a code block for the model where its opening says so."""
+        if self._fence.over or not self._with_code or self._has_code:
+            return None
+        at = self._fence.feed(chunk.text, self.num_tokens, in_block=in_block)
+        if at is None:
+            return None
+        self._cut(at)
+        return _Injected(self._begun_fence())
+
+    def _begun_fence(self) -> str:
+        """A code block that is begun for the model, behind one line of its opening's."""
+        assert self._current is not None
+        lead = self._start.opening.lead
+        return f"{line_break(self._current.text)}{lead}{line_break(lead)}{FORCED_FENCE}"
+
+    @property
+    def _has_code(self) -> bool:
+        """Whether the path has run code, or was made to write some."""
+        return self.num_code_runs > 0 or any(
+            turn.injected.endswith(FORCED_FENCE) for turn in self.turns
+        )
 
     def _stepped(self, stepper: Stepper | None, chunk: Chunk) -> Break | None:
         assert self._current is not None
@@ -542,6 +575,10 @@ class Rollout:
             self._end_turn(None, ending.text)
             return None
         hit_limit = self._current.finish_reason == "length"
+        ended = isinstance(ending, BoxSeen) or (ending is None and not hit_limit)
+        if ended and self._start.opening.fence_at_answer and self._with_code and not self._has_code:
+            self._end_turn(None, self._begun_fence())
+            return None
         self._end_turn(None, "")
         if isinstance(ending, Break):
             return None
@@ -589,9 +626,13 @@ class Rollout:
 
     def _hint(self, run: CodeRun) -> str:
         """What the model is told behind the output of `run`, which is about to be recorded."""
+        opening = self._start.opening
         if self.num_code_runs + 1 >= self._limits.max_code_runs:
-            return prompts.LAST_RUN_NUDGE
-        return "" if run.error is None else prompts.nudge(run.error)
+            return prompts.line("last_run", opening)
+        if run.error is None:
+            return ""
+        failures = 1 + _failures_at_end([turn.run for turn in self.turns if turn.run is not None])
+        return prompts.hint(run.error, opening, failures, self._limits.repairs)
 
     def _force_code(self) -> RolloutStop | None:
         """The model wrote output without code: have it write the code instead."""
@@ -662,6 +703,7 @@ class Rollout:
             top_p=1.0,
             max_tokens=config.salvage.max_tokens,
             seed=derive_seed(config.seed, self._question.problem.id, self.index, len(self.turns)),
+            special_tokens=self._question.family.keeps_special_tokens,
         )
         turn = self._current = _TurnSoFar(asyncio.get_running_loop().time())
         asked = Conversation(self._start.messages, self._reply)
@@ -837,6 +879,11 @@ async def _close_kernel(kernel: Kernel | None) -> None:
             await kernel.close()
     except (TimeoutError, SandboxError):
         pass  # The sandbox ends it with the rest; the answer must not wait for it.
+
+
+def _failures_at_end(runs: Sequence[CodeRun]) -> int:
+    """Failed cells in a row at the end."""
+    return next((n for n, run in enumerate(reversed(runs)) if run.error is None), len(runs))
 
 
 def _boundary(ending: _Ending | None) -> BoundaryKind | None:

@@ -15,6 +15,7 @@ from aimo2.prompts.closing import (
 from aimo2.prompts.families import UNKNOWN, Family, Thinking, families, find_family
 from aimo2.prompts.openings import (
     find_opening,
+    fitting,
     hint,
     line,
     openings,
@@ -34,6 +35,7 @@ __all__ = [
     "families",
     "find_family",
     "find_opening",
+    "fitting",
     "go_on_thinking",
     "hint",
     "is_thinking",

@@ -71,6 +71,14 @@ def find_opening(name: Opening, custom: Sequence[OpeningConfig] = ()) -> Opening
     return known[name]
 
 
+def fitting(name: Opening, custom: Sequence[OpeningConfig] = (), *, code: bool) -> Opening:
+    """The opening of that name, or the plain one in its language where it needs code in vain."""
+    found = find_opening(name, custom)
+    if code or not found.code:
+        return name
+    return "plain" if found.language == "en" else f"plain-{found.language}"
+
+
 def read_openings(path: Path) -> UserOpenings:
     """The openings of a TOML file. Raises `ConfigError` with the file and what is wrong in it."""
     try:
