@@ -33,12 +33,15 @@ SERVER = Path(__file__).with_name("fake_sse_server.py")
 
 @dataclass(frozen=True)
 class Job:
-    """What one run drains: `num_streams` at once, `num_tokens` each."""
+    """What one run drains: `num_streams` at once, `num_tokens` each.
+
+    `logprobs`: candidates asked for a token; 0 asks for none.
+    """
 
     url: str
     num_streams: int
     num_tokens: int
-    logprobs: bool
+    logprobs: int
 
 
 class Stopwatch:
@@ -69,7 +72,7 @@ async def drain_client(job: Job, stopwatch: Stopwatch) -> int:
     from aimo2.llm.client import OpenAIModel
     from aimo2.llm.template import CHATML
 
-    sampling = Sampling(max_tokens=job.num_tokens, logprobs=int(job.logprobs))
+    sampling = Sampling(max_tokens=job.num_tokens, logprobs=job.logprobs)
     conversation = Conversation((Message("user", "How many divisors has 20!?"),))
     async with OpenAIModel(job.url, chat_template=CHATML) as model:
         deadline = Deadline.after(600)
@@ -117,7 +120,7 @@ class Counter:
 
 def request_body(job: Job) -> bytes:
     body = {"model": "fake-model", "prompt": "x", "max_tokens": job.num_tokens, "stream": True}
-    return json.dumps(body | ({"logprobs": 1} if job.logprobs else {})).encode()
+    return json.dumps(body | ({"logprobs": job.logprobs} if job.logprobs else {})).encode()
 
 
 def loads_of(name: str) -> Callable[[bytes], Any]:
@@ -292,6 +295,7 @@ def fake_server(setting: Question, args: argparse.Namespace) -> Iterator[str]:
     command = [sys.executable, str(SERVER), "--rate", str(setting.rate)]
     command += ["--tokens-per-write", str(args.tokens_per_write)]
     command += ["--logprobs", "openai" if setting.logprobs == "none" else setting.logprobs]
+    command += ["--candidates", str(args.candidates)]
     if args.server_core is not None:
         command += ["--core", str(args.server_core)]
     if args.text is not None:
@@ -358,6 +362,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--logprobs", nargs="+", default=["none", "openai"], choices=("none", "openai", "chat")
     )
+    parser.add_argument("--candidates", type=int, default=1, help="log-probabilities a token")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--text", type=Path, help="the text that the server repeats")
     parser.add_argument("--client-core", type=int, default=cores[0])
@@ -379,7 +384,8 @@ def main() -> None:
     for setting in rows(args):
         num_tokens = int(setting.rate * args.seconds) or args.tokens
         with fake_server(setting, args) as url:
-            job = Job(url, args.streams, num_tokens, setting.logprobs != "none")
+            wanted = 0 if setting.logprobs == "none" else args.candidates
+            job = Job(url, args.streams, num_tokens, wanted)
             report(setting, [run_apart(setting, job, args) for _ in range(args.runs)])
 
 

@@ -77,11 +77,16 @@ def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
     return framed(json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
 
 
+CANDIDATES = 1
+"""Most likely tokens that a token's event names."""
+
+
 def logprobs_of(token: str, kind: Logprobs) -> dict[str, Any] | None:
     if kind == "none":
         return None
     if kind == "openai":
-        top = {token: -0.31326165795326233, " other": -1.3132617473602295}
+        top = {token: -0.31326165795326233}
+        top |= {f" other{rank}": -1.3132617473602295 - rank for rank in range(1, CANDIDATES)}
         return {
             "text_offset": [1234],
             "token_logprobs": [-0.31326165795326233],
@@ -89,7 +94,8 @@ def logprobs_of(token: str, kind: Logprobs) -> dict[str, Any] | None:
             "top_logprobs": [top],
         }
     entry = {"id": 2221, "token": token, "bytes": list(token.encode()), "logprob": -0.3132616579}
-    return {"content": [{**entry, "top_logprobs": [entry]}]}
+    others = [{**entry, "logprob": -0.3132616579 - rank} for rank in range(CANDIDATES)]
+    return {"content": [{**entry, "top_logprobs": others}]}
 
 
 def token_events(kind: Logprobs) -> list[bytes]:
@@ -230,11 +236,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--tokens-per-write", type=int, default=8)
     parser.add_argument("--logprobs", choices=("openai", "chat"), default="openai")
+    parser.add_argument("--candidates", type=int, default=1)
     parser.add_argument("--core", type=int)
     parser.add_argument("--text", type=Path, help="stream this file's text instead")
     args = parser.parse_args()
     if args.core is not None:
         os.sched_setaffinity(0, {args.core})
+    globals()["CANDIDATES"] = args.candidates
     if args.text is not None:
         globals()["TEXT"] = args.text.read_text()
     uvloop.run(serve(Pace(args.rate, args.tokens_per_write), args.logprobs))
