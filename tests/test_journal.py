@@ -2,12 +2,22 @@ import csv
 import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aimo2.errors import DiskFullError, InputError
-from aimo2.journal import AnswerFile, RecordFile, TraceFile
+from aimo2.journal import (
+    AnswerFile,
+    Journal,
+    LineFile,
+    RecordFile,
+    TraceFile,
+    read_journal,
+)
 from aimo2.types import Outcome, Trace
 
 
@@ -87,3 +97,113 @@ def test_another_failure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(InputError, match="Input/output"), RecordFile(tmp_path / "x") as file:
         file.append("x")
+
+
+def open_journal(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    with Journal(path) as journal:
+        return journal.records, journal.repaired
+
+
+def written(path: Path, *records: str) -> bytes:
+    with Journal(path) as journal:
+        for record in records:
+            journal.append(record, sync=True)
+    return path.read_bytes()
+
+
+def test_a_journal_gives_back_its_records_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    written(path, '{"a":1}', "∑ is text, too")
+    written(path, "third")
+    assert open_journal(path) == (('{"a":1}', "∑ is text, too", "third"), ())
+
+
+def test_whatever_a_crash_left_of_the_last_record_is_cut_off_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    first = len(written(path, "first"))
+    whole = written(path, "second")
+    for length in range(first + 1, len(whole)):
+        path.write_bytes(whole[:length])
+        assert open_journal(path) == (
+            ("first",), (f"a torn record of {length - first} bytes was cut off the end",)
+        )  # fmt: skip
+        assert len(path.read_bytes()) == first
+    written(path, "again")
+    assert open_journal(path) == (("first", "again"), ())
+
+
+def test_a_damaged_record_in_the_middle_is_left_out_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    data = bytearray(written(path, "first", "second", "third"))
+    data[data.index(b"second")] ^= 1
+    path.write_bytes(data)
+    expected = (("first", "third"), ("line 2 was damaged and is left out",))
+    assert open_journal(path) == read_journal(path) == expected
+
+
+def test_a_journal_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal(path), pytest.raises(InputError, match="another process is writing"):
+        Journal(path)
+    open_journal(path)
+
+
+def test_a_record_is_one_line(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal, pytest.raises(ValueError, match="one line"):
+        journal.append("a\nb")
+
+
+def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 60
+    real_write = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        taken = min(room - os.fstat(fd).st_size, len(data))
+        if taken <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_write(fd, bytes(data[:taken]))
+
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        journal.append("x" * 40)
+        monkeypatch.setattr(os, "write", write)
+        for number in range(2):
+            with pytest.raises(DiskFullError, match="no room left"):
+                journal.append(f"{number}" * 40, sync=True)
+        assert journal.num_waiting == 2
+        assert read_journal(path)[1] == ()
+        monkeypatch.setattr(os, "write", real_write)
+        journal.append("last", sync=True)
+        assert journal.num_waiting == 0
+    assert open_journal(path)[0] == ("x" * 40, "0" * 40, "1" * 40, "last")
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))))
+def test_any_line_of_text_survives(records: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "j"
+        with Journal(path) as journal:
+            for record in records:
+                journal.append(record)
+        assert open_journal(path) == (tuple(records), ())
+
+
+def test_lines_go_on_behind_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text("whole\nto")
+    file = LineFile(path)
+    file.extend(["a", "b"])
+    file.extend([])
+    file.extend(["c"])
+    assert path.read_text() == "whole\na\nb\nc\n"
+
+
+def test_lines_that_find_no_room_are_kept(tmp_path: Path) -> None:
+    file = LineFile(tmp_path / "none" / "lines")
+    with pytest.raises(InputError, match="No such file"):
+        file.extend(["a"])
+    (tmp_path / "none").mkdir()
+    file.extend(["b"])
+    assert (tmp_path / "none" / "lines").read_text() == "a\nb\n"
