@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 ErrorKind = Literal[
     "syntax",  # the cell could not be compiled
@@ -144,6 +144,9 @@ class Turn(Value):
     """Seconds from the question's start to this model call."""
     seconds: float = 0.0
     """Wall-clock time of the model call and of the code run, queueing included."""
+    token_spans: tuple[tuple[NonNegativeInt, NonNegativeInt], ...] | None = None
+    """How sure the model was along `text`: (characters, mean surprise in hundredths of nats, at
+    most 1,000) of each piece as it arrived, usually one token. Only where it was asked for."""
 
 
 TRACE_VERSION = 2

@@ -174,7 +174,7 @@ def test_a_server_of_ones_own_needs_no_model_file(
         (["solve", "--file", "none.jsonl"], "none.jsonl: No such file"),
         (["solve", "x", "--timeout", "-1"], "--timeout -1.0: input should be greater than 0"),
         (["solve", "x", "-n", "0"], "--rollouts 0"),
-        (["solve", "x", "--openings", "slow"], "--openings slow: input should be"),
+        (["solve", "x", "--openings", "slow"], "no opening is called 'slow'"),
         (["solve", "x", "--modulus", "9", "--answer-type", "expr"], "--modulus needs integer"),
         (["solve", "x", "--api-key-env", "HOME"], "--api-key-env needs --base-url"),
         (["solve", "x", "--base-url", "http://x", "--api-key-env", "NO_SUCH"], "NO_SUCH"),
@@ -272,3 +272,23 @@ def test_version_and_help(run: Run) -> None:
     assert run.out.startswith("aimo2 0.")
     assert run("solve", "--help") == 0
     assert "--timeout" in run.out
+
+
+def test_show_tree_prints_the_tree(run: Run) -> None:
+    code = "I compute.\n```python\nprint(42)\n```\n"
+    flags = ("--show", "tree", "--openings", "plain", "-n", "1")
+    assert run("solve", *flags, "x", scripted=model(code, "\\boxed{42}")) == 0
+    assert run.out == "42\n"
+    assert "└── 0 plain · " in run.err
+    assert "    └── ✓ 0.50 s  42" in run.err
+
+
+def test_a_page_of_the_solve_is_written(run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert run("solve", "--html", str(page), "What is it?") == 0
+    assert run.out == "42\n"
+    text = page.read_text()
+    assert "What is it?" in text
+    assert 'id="q0b0"' in text
+    assert run("solve", "--html", str(tmp_path / "no" / "x.html"), "x") == 2
+    assert "does not exist; create it" in run.err

@@ -11,7 +11,9 @@ from aimo2.cli.doctor import doctor as doctor_command
 from aimo2.cli.models import app as models_app
 from aimo2.cli.sandbox import app as sandbox_app
 from aimo2.cli.serve import serve as serve_command
+from aimo2.cli.show import ShowCommand
 from aimo2.cli.solve import solve as solve_command
+from aimo2.cli.trace import app as trace_app
 from aimo2.errors import Aimo2Error
 
 app = typer.Typer(
@@ -21,11 +23,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("solve")(solve_command)
+app.command("solve", cls=ShowCommand)(solve_command)
 app.command("serve")(serve_command)
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(models_app, name="models")
 app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(trace_app, name="trace")
 app.command("doctor")(doctor_command)
 
 

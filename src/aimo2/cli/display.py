@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from aimo2.pages.text import one_line, visible
 from aimo2.policy.vote import Tally
 from aimo2.rollout import Observer, Rollout, TextKind
 from aimo2.types import Outcome, Problem
@@ -98,7 +99,7 @@ class PlainDisplay:
         return None
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def notice(self, text: str) -> None:
         """Print the line."""
@@ -139,7 +140,7 @@ class ShowDisplay(PlainDisplay):
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Print the text of the first rollout; what we injected is set apart by colour."""
         if rollout == 0 and text:
-            shown = Text(text, style=_STYLES[kind])
+            shown = Text(visible(text), style=_STYLES[kind])
             self._console.print(shown, end="", highlight=False, soft_wrap=True)
 
     def progress(self, rollout: Rollout) -> None:
@@ -171,19 +172,20 @@ class LiveDisplay:
 
     def notice(self, text: str) -> None:
         """Print the line above the table."""
-        self._console.print(escape(text), highlight=False)
+        self._console.print(escape(visible(text)), highlight=False)
 
     def started(self, problem: Problem, number: int, tally: Callable[[], Tally]) -> None:
         """Clear the table for the next question."""
-        first_line = " ".join(problem.statement.split())
-        self._title = f"{problem.id}  {first_line[:70]}{'…' if len(first_line) > 70 else ''}"
+        self._title = f"{problem.id}  {one_line(problem.statement, 71)}"
         self._rollouts.clear()
         self._tally = tally
 
     def ended(self, outcome: Outcome) -> None:
         """Leave one line above the table."""
         self._pace.one_done()
-        self._console.print(f"[bold]{escape(outcome.id)}[/]  {escape(describe(outcome))}")
+        self._console.print(
+            f"[bold]{escape(visible(outcome.id))}[/]  {escape(visible(describe(outcome)))}"
+        )
         self._tally = None
 
     def text(self, rollout: int, kind: TextKind, text: str) -> None:

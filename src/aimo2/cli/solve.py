@@ -13,12 +13,13 @@ from typing import Annotated, Any
 import psutil
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from aimo2 import engine
 from aimo2.cli import errors, options
-from aimo2.cli.display import Display, LiveDisplay, PlainDisplay, ShowDisplay
+from aimo2.cli.display import Display
 from aimo2.cli.models import ensure_model
+from aimo2.cli.page import SolvePage
+from aimo2.cli.show import ShowName, display_for
 from aimo2.config import (
     EngineConfig,
     KernelConfig,
@@ -44,6 +45,7 @@ class Output:
     as_json: bool
     with_ids: bool
     """Whether a plain result line starts with the problem's id."""
+    page: SolvePage | None = None
 
     def add(self, solved: Solved) -> None:
         """Print a question's result first, then store it; a full disk cannot lose the answer."""
@@ -54,6 +56,8 @@ class Output:
         if self.traces is not None:
             for trace in solved.traces:
                 self.traces.add(trace)
+        if self.page is not None:
+            self.page.add(solved)
 
     def _line(self, outcome: Outcome) -> str:
         if self.as_json:
@@ -75,7 +79,19 @@ def solve(
         bool, typer.Option("--json", help="Print one JSON object a problem on standard output.")
     ] = False,
     traces: Annotated[Path | None, typer.Option(help="Write whole traces as JSON lines.")] = None,
-    show: Annotated[bool, typer.Option("--show", help="Stream the first rollout's text.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write one self-contained page of trees, texts and votes."),
+    ] = None,
+    show: Annotated[
+        ShowName | None,
+        typer.Option(
+            "--show",
+            metavar="[text|tree]",
+            help="Stream the first attempt's text (text, also where nothing is named), or draw the"
+            " tree of attempts (tree).",
+        ),
+    ] = None,
     model: options.ModelOption = None,
     base_url: options.BaseUrlOption = None,
     api_key_env: options.ApiKeyEnvOption = None,
@@ -145,6 +161,7 @@ def solve(
             traces=files.enter_context(TraceFile(traces)) if traces else None,
             as_json=as_json,
             with_ids=file is not None and len(problems) > 1,
+            page=files.enter_context(SolvePage(html, problems)) if html else None,
         )
         fetching = 0.0
         if engine_config.server is None:
@@ -152,7 +169,7 @@ def solve(
             path = ensure_model(model or DEFAULT_MODEL.name, console)
             fetching = time.monotonic() - asked
             engine_config = engine_config.model_copy(update={"model_path": path})
-        display = _display(console, len(problems), show=show)
+        display = display_for(show, console, len(problems))
         session = _Session(problems, config, engine_config, output, display, fetching)
         exit_code = _run(session)
     raise typer.Exit(exit_code)
@@ -167,12 +184,6 @@ def _problems(text: Sequence[str] | None, file: str | None) -> list[Problem]:
     if not statement:
         raise InputError("no problem given; write it behind `solve`, or use --file F")
     return [Problem(id="1", statement=statement)]
-
-
-def _display(console: Console, total: int, *, show: bool) -> Display:
-    if show:
-        return ShowDisplay(console, total)
-    return LiveDisplay(console, total) if console.is_terminal else PlainDisplay(console, total)
 
 
 @dataclass(slots=True)
