@@ -21,7 +21,9 @@ class SamplingConfig(_Config):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
     logprobs: bool = False
-    """Whether to record each token's log-probability, where the server has them."""
+    """Whether to ask for each token's log-probability, where the server has them."""
+    token_spans: bool = False
+    """With `logprobs`, whether traces keep them along the text, too: about 7 bytes a token."""
 
 
 class OpeningConfig(_Config):

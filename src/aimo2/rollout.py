@@ -26,6 +26,7 @@ from aimo2.parse import BoxSeen, CodeBlock, Event, FenceParser, InventedOutput, 
 from aimo2.policy.fence import FenceRule
 from aimo2.prompts.families import UNKNOWN, Family, style_of
 from aimo2.sandbox import CellResult, Kernel, Sandbox
+from aimo2.spans import Span, SpanMeter
 from aimo2.types import CodeRun, FinishReason, Opening, Problem, RolloutStop, Trace, Turn
 
 Canonicalise = Callable[[str], Awaitable[Canonical]]
@@ -208,8 +209,11 @@ class _TurnSoFar:
     logprob_sum: float = 0.0
     num_logprobs: int = 0
     finish_reason: FinishReason = "closed"
+    meter: SpanMeter | None = None
 
     def take(self, chunk: Chunk) -> None:
+        if self.meter is not None:
+            self.meter.feed(chunk)
         self.parts.append(chunk.text)
         self.num_tokens += chunk.num_tokens
         self.logprob_sum += sum(chunk.logprobs)
@@ -225,6 +229,9 @@ class _TurnSoFar:
 
     def mean_logprob(self) -> float | None:
         return self.logprob_sum / self.num_logprobs if self.num_logprobs else None
+
+    def spans(self) -> tuple[Span, ...] | None:
+        return None if self.meter is None else self.meter.spans(len(self.text))
 
 
 def derive_seed(seed: int, problem_id: str, rollout: int, turn: int) -> int:
@@ -440,7 +447,7 @@ class Rollout:
 
     async def _sample(self, deadline: Deadline) -> _Ending | None:
         """One model call, up to the first event that ends it; `None` where the reply ended."""
-        turn = self._current = _TurnSoFar(asyncio.get_running_loop().time())
+        turn = self._current = self._new_turn()
         family = self._question.family
         inside = prompts.is_thinking(self._reply, family)
         style = style_of(family)
@@ -643,6 +650,10 @@ class Rollout:
         self._end_turn(None, line_break(self._current.text) + FORCED_FENCE)
         return None
 
+    def _new_turn(self) -> _TurnSoFar:
+        meter = SpanMeter() if self._question.config.sampling.token_spans else None
+        return _TurnSoFar(asyncio.get_running_loop().time(), meter=meter)
+
     def _end_turn(self, run: CodeRun | None, injected: str) -> None:
         assert self._current is not None
         now = asyncio.get_running_loop().time()
@@ -655,6 +666,7 @@ class Rollout:
             mean_logprob=self._current.mean_logprob(),
             started=self._since_question(self._current.began),
             seconds=now - self._current.began,
+            token_spans=self._current.spans(),
         )
         self._current = None
         self.turns.append(turn)
@@ -676,7 +688,7 @@ class Rollout:
             self._reply += text
             self._observer.text(self.index, "injected", text)
         else:
-            self._current = _TurnSoFar(asyncio.get_running_loop().time())
+            self._current = self._new_turn()
             self._end_turn(None, text)
 
     async def _conclude(self, stop: RolloutStop) -> None:
@@ -705,7 +717,7 @@ class Rollout:
             seed=derive_seed(config.seed, self._question.problem.id, self.index, len(self.turns)),
             special_tokens=self._question.family.keeps_special_tokens,
         )
-        turn = self._current = _TurnSoFar(asyncio.get_running_loop().time())
+        turn = self._current = self._new_turn()
         asked = Conversation(self._start.messages, self._reply)
         try:
             async with (

@@ -143,7 +143,11 @@ def solve(
             answer_type=answer_type.value,
             modulus=modulus,
             sampling=SamplingConfig(
-                temperature=temperature, top_p=top_p, min_p=min_p, logprobs=logprobs
+                temperature=temperature,
+                top_p=top_p,
+                min_p=min_p,
+                logprobs=logprobs,
+                token_spans=logprobs,
             ),
             rollout=RolloutConfig(
                 max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
