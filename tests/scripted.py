@@ -22,8 +22,9 @@ from aimo2.prompts.families import UNKNOWN, Family
 from aimo2.rollout import Question, Rollout, TextKind
 from aimo2.sandbox import CellResult
 from aimo2.sandbox.fake import FakeSandbox
+from aimo2.scorer import Confidence, Scorer
 from aimo2.solver import Solved, Solver, Tools
-from aimo2.types import Opening, Problem, Trace
+from aimo2.types import Opening, Problem, StopReason, Trace
 from tests.virtual import run_virtual
 
 
@@ -168,16 +169,23 @@ def run_solver(
     problem: Problem = PROBLEM,
     seconds: float | None = None,
     interrupt_after: float | None = None,
+    interrupt_reason: StopReason = "interrupted",
+    extend: tuple[float, float] | None = None,
     script: Callable[[str, dict[str, Any]], CellResult] = execute,
+    scorer: Scorer | None = None,
 ) -> SolverRun:
+    """`extend`: after so many seconds, a new deadline so many seconds from the start."""
     sandbox = FakeSandbox(script)
 
     async def main() -> SolverRun:
         loop = asyncio.get_running_loop()
         async with sandbox, InstantJudge() as judge:
-            solver = Solver(problem, settings, Tools(scripted, sandbox, judge), Recorder())
+            tools = Tools(scripted, sandbox, judge, scorer=scorer or Confidence())
+            solver = Solver(problem, settings, tools, Recorder())
             if interrupt_after is not None:
-                loop.call_later(interrupt_after, solver.interrupt)
+                loop.call_later(interrupt_after, solver.interrupt, interrupt_reason)
+            if extend is not None:
+                loop.call_later(extend[0], solver.extend, Deadline(extend[1]))
             solved = await solver.solve(NEVER if seconds is None else Deadline.after(seconds))
             took = loop.time()
             assert sandbox.open_kernels == []

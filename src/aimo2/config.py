@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from aimo2.types import ErrorKind, Opening, StopRule
 
@@ -213,10 +213,57 @@ class WeighConfig(_Config):
         return self
 
 
+BranchPolicy = Literal["independent", "bfs", "entropy", "rebase", "beam", "dvts"]
+"""Where rollouts fork; `policy.branch` has the rules."""
+STEP_POLICIES: frozenset[BranchPolicy] = frozenset({"rebase", "beam", "dvts"})
+"""Those whose rollouts go step by step, and wait for each other after each."""
+
+
+class BranchConfig(_Config):
+    """How a question's rollouts fork."""
+
+    policy: BranchPolicy = "independent"
+    roots: Annotated[int, Field(ge=1)] = 3
+    """`bfs`, `entropy`: rollouts opened from the problem before any branch is."""
+    children: Annotated[int, Field(ge=1)] = 3
+    """`bfs`, `entropy`: ways that a forked rollout goes on in, its own included."""
+    max_depth: Annotated[int, Field(ge=1)] = 3
+    """`bfs`, `entropy`: forks above a rollout, at most."""
+    entropy: Annotated[float, Field(gt=0)] = 1.0
+    """`entropy`: of the top 5 candidates of a token, in nats (at most 1.61), at which it forks."""
+    width: Annotated[int, Field(ge=1)] | None = None
+    """`beam`, `dvts`: ways that a beam goes on in; `None` is 4. The number of rollouts is that of
+    the beams, or REBASE's W."""
+    max_steps: Annotated[int, Field(ge=1)] = 40
+    """`rebase`, `beam`, `dvts`: afterwards every rollout goes on by itself."""
+    step_tokens: Annotated[int, Field(ge=1)] = 256
+    """`rebase`: a step's tokens. `bfs`: tokens without code after which a rollout forks at a blank
+    line. `entropy`: a quarter of it lies between the start of a call and a fork."""
+    sharpness: Annotated[float, Field(gt=0)] = 0.2
+    """`rebase`: the temperature of the scores."""
+    scorer: Literal["confidence", "agreement", "code", "reward"] = "confidence"
+    """`rebase`, `beam`, `dvts`: what says which rollouts are worth going on with."""
+    reward_url: str | None = None
+    """Of a process reward model behind vLLM, up to and including `/v1`; for `reward`."""
+    reward_model: str | None = None
+    """Its name; `None` takes the first that the server lists."""
+    temperatures: tuple[Annotated[float, Field(ge=0, le=5)], ...] = ()
+    """Of the branches at a point, in turn; empty leaves the question's."""
+    nudges: tuple[str, ...] = ()
+    """Text that the branches at a point go on with, in turn; the seed alone differs if empty."""
+
+    @model_validator(mode="after")
+    def _has_reward_model(self) -> Self:
+        if self.scorer == "reward" and self.reward_url is None:
+            raise ValueError("the scorer `reward` needs the reward model's URL (--reward-url)")
+        return self
+
+
 class SolveConfig(_Config):
     """How one question is solved."""
 
     num_rollouts: Annotated[int, Field(ge=1)] = 4
+    """Started in all, branches included; of `rebase`, `beam` and `dvts`: alive at the same time."""
     concurrency: Annotated[int, Field(ge=1)] = 1
     """Rollouts that stream at the same time."""
     openings: tuple[Opening, ...] = ("code", "code", "code", "plain")
@@ -227,8 +274,11 @@ class SolveConfig(_Config):
     """Model family, which decides how the model is asked; `auto` tells it by the model's name."""
     thinking: Literal["auto", "on", "off"] = "auto"
     """Whether a model that can think does so before it answers."""
-    stop: Literal["majority", "never"] = "majority"
-    """When a question is decided before every rollout has ended."""
+    branch: BranchConfig = BranchConfig()
+    weigh: WeighConfig = WeighConfig()
+    stop: StopConfig = StopConfig()
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Sampled tokens of the whole question; then every rollout is made to answer."""
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds for the question; one absolute deadline is computed from it."""
     seed: int = 0
@@ -239,6 +289,32 @@ class SolveConfig(_Config):
     rollout: RolloutConfig = RolloutConfig()
     salvage: SalvageConfig = SalvageConfig()
     kernel: KernelConfig = KernelConfig()
+
+    @field_validator("branch", mode="before")
+    @classmethod
+    def _branch_by_name(cls, value: object) -> object:
+        """`branch = "bfs"` is short for its policy, the rest being as it is by default."""
+        return {"policy": value} if isinstance(value, str) else value
+
+    @field_validator("stop", "weigh", mode="before")
+    @classmethod
+    def _rule_by_name(cls, value: object) -> object:
+        """`stop = "never"` is short for its rule."""
+        return {"rule": value} if isinstance(value, str) else value
+
+    @property
+    def top_candidates(self) -> int:
+        """Log-probabilities wanted a token: what the policies need, and the record. 0 is none."""
+        wants = [1 if self.sampling.logprobs else 0]
+        if self.branch.policy == "entropy":
+            wants.append(5)
+        if self.branch.policy in STEP_POLICIES and self.branch.scorer == "confidence":
+            wants.append(1)
+        if self.weigh.rule == "inverse_entropy":
+            wants.append(5)
+        if self.weigh.rule.endswith("_confidence") or self.weigh.keep < 1:
+            wants.append(20)
+        return max(wants)
 
 
 class ServerConfig(_Config):

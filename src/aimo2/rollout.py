@@ -175,6 +175,20 @@ class Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a rollout's newest model call has streamed. Seconds on the event loop's clock."""
+
+    first_chunk: float
+    """From the call to its first chunk: what a forced answer will wait, too, more or less."""
+    per_token: float
+    """Of the tokens behind the first chunk; 0 before there were any."""
+
+    def forecast(self, num_tokens: int) -> float:
+        """Seconds that another call for so many tokens takes."""
+        return self.first_chunk + num_tokens * self.per_token
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a rollout answered: as written, where it stood, and its canonical form."""
 
@@ -210,10 +224,17 @@ class _TurnSoFar:
     num_logprobs: int = 0
     finish_reason: FinishReason = "closed"
     meter: SpanMeter | None = None
+    first_chunk: float | None = None
+    last_chunk: float = 0.0
+    num_first_tokens: int = 0
 
     def take(self, chunk: Chunk) -> None:
         if self.meter is not None:
             self.meter.feed(chunk)
+        now = asyncio.get_running_loop().time()
+        if self.first_chunk is None:
+            self.first_chunk, self.num_first_tokens = now, chunk.num_tokens
+        self.last_chunk = now
         self.parts.append(chunk.text)
         self.num_tokens += chunk.num_tokens
         self.logprob_sum += sum(chunk.logprobs)
@@ -226,6 +247,13 @@ class _TurnSoFar:
         if len(self.parts) > 1:
             self.parts = ["".join(self.parts)]
         return self.parts[0] if self.parts else ""
+
+    def pace(self) -> Pace | None:
+        if self.first_chunk is None:
+            return None
+        behind = self.num_tokens - self.num_first_tokens
+        streaming = self.last_chunk - self.first_chunk
+        return Pace(self.first_chunk - self.began, streaming / behind if behind > 0 else 0.0)
 
     def mean_logprob(self) -> float | None:
         return self.logprob_sum / self.num_logprobs if self.num_logprobs else None
@@ -273,8 +301,11 @@ class Rollout:
         self.depth = path.depth if path else 0
         self.turns: list[Turn] = list(path.turns) if path else []
         self.num_shared_turns = len(self.turns)
+        self._num_fixed = len(self.turns)
+        """Leading turns that stand in other rollouts' paths, too: they do not change any more."""
         self._reply = self._start.prefix + "".join(t.text + t.injected for t in self.turns)
-        self._last_good_output = path.last_good_output if path else None
+        self.last_good_output = path.last_good_output if path else None
+        """What the last cell printed, whole; `None` if it failed, or where none ran."""
         self._temperature = variation.temperature or (path.temperature if path else None)
         self._nudge = variation.nudge
         self.confidence = path.confidence.copy() if path else ConfidenceMeter()
@@ -289,6 +320,8 @@ class Rollout:
         self._deadline = self._soft = NEVER
         self._own_end = self._question_end = NEVER
         self._scope: asyncio.Timeout | None = None
+        self._last_pace: Pace | None = None
+        self._late: RolloutStop = "deadline"
 
     def _started_with(self, opening: Opening | None, path: Path | None) -> prompts.Start:
         config = self._question.config
@@ -326,6 +359,11 @@ class Rollout:
         return sum(turn.run is not None for turn in self.turns)
 
     @property
+    def num_code_errors(self) -> int:
+        """Cells of the path that failed."""
+        return sum(turn.run is not None and turn.run.error is not None for turn in self.turns)
+
+    @property
     def num_own_code_runs(self) -> int:
         """Those that this rollout ran itself."""
         return sum(turn.run is not None for turn in self.turns[self.num_shared_turns :])
@@ -347,6 +385,12 @@ class Rollout:
     def conversation(self) -> Conversation:
         """What the next token depends on; a side request that continues it shares its prefix."""
         return Conversation(self._start.messages, self.text)
+
+    @property
+    def pace(self) -> Pace | None:
+        """Of the newest model call that has brought anything; `None` before there is one."""
+        current = self._current.pace() if self._current else None
+        return current or self._last_pace
 
     @property
     def started(self) -> bool:
@@ -380,9 +424,15 @@ class Rollout:
             if self.state != "waiting":
                 await self.close()
 
-    def move(self, deadline: Deadline, wind_down: Deadline = NEVER) -> None:
-        """Set other instants than those that `run` was given; also while it runs."""
+    def move(
+        self, deadline: Deadline, wind_down: Deadline = NEVER, late: RolloutStop = "deadline"
+    ) -> None:
+        """Set other instants than those that `run` was given, also while it runs.
+
+        `late`: the stop reason where an instant comes and no answer can be had.
+        """
         self._deadline = deadline
+        self._late = late
         self._question_end = min(deadline, wind_down)
         self._soft = min(self._question_end, self._own_end)
         if self._scope is not None and not self._scope.expired():
@@ -407,7 +457,7 @@ class Rollout:
             async with asyncio.timeout_at(self._soft.when()) as self._scope:
                 return await self._turns()
         except (TimeoutError, DeadlinePassed):
-            return "timeout" if self._own_end < self._question_end else "deadline"
+            return "timeout" if self._own_end < self._question_end else self._late
         except ContextFull:
             return "max_context"
         except ModelError as error:
@@ -489,7 +539,7 @@ class Rollout:
             min_p=wanted.min_p,
             max_tokens=self._limits.max_tokens - self.num_tokens,
             seed=seed,
-            logprobs=1 if wanted.logprobs else 0,
+            logprobs=config.top_candidates,
             special_tokens=self._question.family.keeps_special_tokens,
         )
 
@@ -613,7 +663,7 @@ class Rollout:
             return "max_code_runs"
         result = await self._run_cell(block.code)
         run = code_run(block.code, result, self._limits.output_chars)
-        self._last_good_output = result.output if result.error is None else None
+        self.last_good_output = result.output if result.error is None else None
         self._end_turn(run, output_block(self._current.text, block, run, self._hint(run)))
         return None
 
@@ -657,6 +707,7 @@ class Rollout:
     def _end_turn(self, run: CodeRun | None, injected: str) -> None:
         assert self._current is not None
         now = asyncio.get_running_loop().time()
+        self._last_pace = self._current.pace() or self._last_pace
         turn = Turn(
             text=self._current.text,
             num_tokens=self._current.num_tokens,
@@ -681,8 +732,8 @@ class Rollout:
         return 0.0 if began is None else instant - began
 
     def _inject(self, text: str) -> None:
-        """Put text behind the reply between two turns; a turn of the parent's is not touched."""
-        if len(self.turns) > self.num_shared_turns:
+        """Put text behind the reply between two turns; a shared turn is not touched."""
+        if len(self.turns) > self._num_fixed:
             last = self.turns[-1]
             self.turns[-1] = last.model_copy(update={"injected": last.injected + text})
             self._reply += text
@@ -739,7 +790,7 @@ class Rollout:
 
     def _make_room(self) -> bool:
         """Give up the end of a text that fills the context window; whether there was one."""
-        own = self.turns[self.num_shared_turns :]
+        own = self.turns[self._num_fixed :]
         if not own or own[-1].injected or len(own[-1].text) <= _CONTEXT_ROOM:
             return False
         last = own[-1].model_copy(update={"text": own[-1].text[:-_CONTEXT_ROOM]})
@@ -759,15 +810,16 @@ class Rollout:
 
     def _from_output(self) -> Extracted | None:
         """The last line of the last output, unless a failed run came after it."""
-        lines = (self._last_good_output or "").strip().splitlines()
+        lines = (self.last_good_output or "").strip().splitlines()
         if not lines or len(lines[-1]) > _LONGEST_OUTPUT_ANSWER:
             return None
         return Extracted(lines[-1].strip(), "output")
 
     async def guess(self) -> None:
         """A last resort where no rollout has answered: take the last number that it mentions."""
-        mentioned = salvage.guess(self._sampled_text(), self._last_good_output)
-        await self._read_answer(mentioned if self.has_text else None)
+        if self.has_text and self.stop_reason != "unsure":
+            await self._read_answer(extract(self._reply))
+            await self._read_answer(salvage.guess(self._sampled_text(), self.last_good_output))
 
     def _sampled_text(self) -> str:
         return "".join(turn.text for turn in self.turns)
@@ -798,13 +850,14 @@ class Rollout:
     def path(self) -> Path:
         """Its way up to the end of the last turn."""
         assert self._current is None, "a rollout forks between two turns"
+        self._num_fixed = len(self.turns)
         return Path(
             parent=self.index,
             depth=self.depth + 1,
             opening=self.opening,
             start=self._start,
             turns=tuple(self.turns),
-            last_good_output=self._last_good_output,
+            last_good_output=self.last_good_output,
             temperature=self._temperature,
             confidence=self.confidence.copy(),
         )

@@ -1,30 +1,54 @@
-"""One question: open rollouts, collect their votes, stop as soon as the vote is decided.
+"""One question: grow its tree, weigh the votes, stop as soon as they decide, and answer in time.
 
-Knows no files, no terminal and no servers; how votes add up and when to stop is `policy`'s.
+Knows no files, no terminal and no servers. Where the tree grows, what a vote weighs and when they
+decide are `policy`'s; here is when each is asked, and who is cancelled then.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aimo2.answers import Canonical, Judge, group
 from aimo2.config import SolveConfig
 from aimo2.deadline import NEVER, Deadline
-from aimo2.llm import Model
-from aimo2.policy.stop import decided
-from aimo2.policy.vote import SOURCE_WEIGHTS, Tally, tally
-from aimo2.rollout import Observer, Question, Rollout
+from aimo2.llm import Chunk, Model
+from aimo2.policy.signals import Signals, signals_of
+from aimo2.policy.stop import stopped
+from aimo2.policy.vote import Tally, tally
+from aimo2.policy.weigh import weigh
+from aimo2.prompts.families import find_family
+from aimo2.rollout import (
+    BoundaryKind,
+    Observer,
+    Onward,
+    Question,
+    Rollout,
+    Stepper,
+    Watcher,
+)
 from aimo2.sandbox import Sandbox
-from aimo2.types import Outcome, Problem, StopReason, Trace, Vote
+from aimo2.scorer import Confidence, Scorer
+from aimo2.tree import Tree
+from aimo2.types import Outcome, Problem, RolloutStop, StopReason, Trace, Vote
 
 _LAST_WORD_SECONDS = 0.3
 """Rollouts are cancelled this long before the deadline, so that the vote is out in time."""
 _SETTLE_SECONDS = 0.2
-"""Rollouts stop by themselves this long before that, and still read their own answer."""
+"""Rollouts end by themselves this long before that, and still read their own answer."""
 _CLEANUP_SECONDS = 0.5
 """How long a cancelled rollout may take to close its stream and kernel."""
 _COMPARE_SECONDS = 2.0
 """How long the comparison with a gold answer may take after the question has ended."""
+_SALVAGE_SECONDS = 2.0
+"""How long before the deadline answers are forced, where no speed was observed yet."""
+_LEAST_SALVAGE_SECONDS = 0.3
+_MOST_SALVAGE = 0.25
+"""Part of the question's time that salvage may take."""
+_FIRST_SALVAGE = 0.1
+"""The same before any speed was observed."""
+_SALVAGE_SAFETY = 1.5
+_CALLED_IN: dict[StopReason, RolloutStop] = {"deadline": "deadline", "max_tokens": "max_tokens"}
+"""Why a rollout ends that gave no answer when the question was wound down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +60,10 @@ class Tools:
     judge: Judge
     sandbox_layers: tuple[str, ...] = ()
     """For the record: what isolates the sandbox."""
+    model_name: str | None = None
+    """For the record, and to know the model's family by."""
+    scorer: Scorer = field(default_factory=Confidence)
+    """For the policies that score unfinished rollouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,67 +75,159 @@ class Solved:
 
 
 @dataclass(slots=True)
-class _Board:
-    """The question's rollouts and the votes they have cast."""
+class _Ballot:
+    """The ended rollouts' signals in order of arrival, and what they came to.
 
-    rollouts: list[Rollout] = field(default_factory=list)
-    votes: list[Vote] = field(default_factory=list)
+    Every change weighs the whole set anew, so the tally depends on the set alone.
+    """
+
+    config: SolveConfig
+    judge: Judge
+    signals: list[Signals] = field(default_factory=list)
+    votes: Sequence[Vote] = ()
+    """In order of arrival."""
     tally: Tally = field(default_factory=lambda: tally(()))
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def add(self, *signals: Signals) -> None:
+        """Count more rollouts."""
+        async with self._lock:
+            self.signals.extend(signals)
+            self.votes = weigh(self.config.weigh, await self._merged(self.signals))
+            self.tally = tally(self.votes)
+
+    async def _merged(self, signals: Sequence[Signals]) -> Sequence[Signals]:
+        """Equal expressions put under the one that the first rollout wrote."""
+        if self.config.answer_type == "int":
+            return signals
+        answered = sorted(
+            (one for one in signals if one.answer is not None), key=lambda one: one.rollout
+        )
+        classes = await group([one.answer or "" for one in answered], self.judge)
+        names: dict[int, str] = {}
+        renamed: dict[int, str] = {}
+        for one, number in zip(answered, classes, strict=True):
+            renamed[one.rollout] = names.setdefault(number, one.answer or "")
+        return [replace(one, answer=renamed.get(one.rollout)) for one in signals]
+
+    def weights(self) -> dict[int, float]:
+        """Rollout -> the weight of its vote."""
+        return {vote.rollout: vote.weight for vote in self.votes}
 
 
 class Solver:
-    """Solves one problem once. `interrupt` may be called at any time to end it early."""
+    """Solves one problem once. `interrupt` and `extend` may be called while it does."""
 
     def __init__(
         self, problem: Problem, config: SolveConfig, tools: Tools, observer: Observer
     ) -> None:
+        """Raises `ConfigError` where the configuration names an unknown model family."""
         self._problem = problem
         self._config = config
         self._tools = tools
         self._observer = observer
-        self._board = _Board()
-        self._next_index = 0
+        self._family = find_family(tools.model_name, config.family)
+        self._ballot = _Ballot(config, tools.judge)
+        self._tree: Tree | None = None
         self._over = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._winding: StopReason | None = None
         self._stop_reason: StopReason | None = None
+        self._began = 0.0
         self._deadline = NEVER
-        self._question = Question(
-            problem, config, tools.model, tools.sandbox, self._canonicalise, observer
-        )
+        self._num_tokens = 0
 
     @property
     def tally(self) -> Tally:
         """The votes so far."""
-        return self._board.tally
+        return self._ballot.tally
 
-    def interrupt(self) -> None:
-        """End the question now; the votes so far decide."""
-        self._stop("interrupted")
+    @property
+    def votes(self) -> Sequence[Vote]:
+        """The same one by one, in order of arrival."""
+        return self._ballot.votes
+
+    @property
+    def rollouts(self) -> Sequence[Rollout]:
+        """Those started so far, live ones and ended ones, by index."""
+        return tuple(self._tree.rollouts) if self._tree else ()
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the answer is due."""
+        return self._deadline
+
+    @property
+    def num_tokens(self) -> int:
+        """Sampled so far by all rollouts together, each token once."""
+        return self._num_tokens
+
+    def interrupt(self, reason: StopReason = "interrupted") -> None:
+        """End the question: "interrupted" now, with the votes so far; any other reason soon, after
+        every live rollout was made to answer.
+        """
+        if reason == "interrupted":
+            self._stop(reason)
+        else:
+            self._wind_down(reason)
+
+    def extend(self, deadline: Deadline) -> None:
+        """Move the deadline, either way. Too late once answers are being forced."""
+        self._deadline = deadline
+        if self._winding is None:
+            for rollout in self.rollouts:
+                rollout.move(self._settled_by())
+        self._moved.set()
 
     def _stop(self, reason: StopReason) -> None:
         if self._stop_reason is None:
             self._stop_reason = reason
             self._over.set()
 
+    def _wind_down(self, reason: StopReason) -> None:
+        """Open nothing more, and have what is open answer now."""
+        if self._winding is not None or self._tree is None:
+            return
+        self._winding = reason
+        self._tree.stop_growing()
+        now = Deadline.after(0)
+        for rollout in self._tree.rollouts:
+            if rollout.state != "waiting":
+                rollout.move(self._settled_by(), now, _CALLED_IN.get(reason, "cancelled"))
+
+    def _settled_by(self) -> Deadline:
+        return self._deadline.earlier(_LAST_WORD_SECONDS + _SETTLE_SECONDS)
+
     async def solve(self, deadline: Deadline) -> Solved:
         """Run the question to its end, by `deadline` at the latest.
 
         A failed rollout is in the traces; only bugs are raised.
         """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        self._began = asyncio.get_running_loop().time()
         self._deadline = deadline
+        self._tree = Tree(self._question(), self._score)
         warming = asyncio.create_task(self._warm())
         try:
-            await self._run_workers(deadline.earlier(_LAST_WORD_SECONDS))
+            await self._run_workers(self._tree)
         finally:
             warming.cancel()
             await asyncio.wait([warming])
-        return Solved(
-            await self._outcome(loop.time() - started),
-            tuple(
-                rollout.trace().model_copy(update={"sandbox_layers": self._tools.sandbox_layers})
-                for rollout in self._board.rollouts
-            ),
+        await self._last_resort()
+        seconds = asyncio.get_running_loop().time() - self._began
+        return Solved(await self._outcome(seconds), tuple(self._traces()))
+
+    def _question(self) -> Question:
+        return Question(
+            self._problem,
+            self._config,
+            self._tools.model,
+            self._tools.sandbox,
+            self._canonicalise,
+            self._observer,
+            owner=self,
+            began=self._began,
+            model_name=self._tools.model_name,
+            family=self._family,
         )
 
     async def _warm(self) -> None:
@@ -115,99 +235,165 @@ class Solver:
         if self._config.answer_type == "expr":
             await self._tools.judge.warm()
 
-    async def _run_workers(self, deadline: Deadline) -> None:
+    async def _run_workers(self, tree: Tree) -> None:
         """Own every rollout's task: start them, wait for the end, cancel the rest and await it."""
-        workers = [
-            asyncio.create_task(self._worker(deadline.earlier(_SETTLE_SECONDS)))
-            for _ in range(min(self._config.concurrency, self._config.num_rollouts))
-        ]
-        over = asyncio.create_task(self._over.wait())
+        workers = [asyncio.create_task(self._worker(tree)) for _ in range(self._config.concurrency)]
         try:
-            await self._wait(workers, over, deadline)
+            await self._wait(workers)
         finally:
-            for task in (*workers, over):
+            for task in workers:
                 task.cancel()
             # Bounded: a server that never lets go of a stream must not cost us the deadline.
-            await asyncio.wait((*workers, over), timeout=_CLEANUP_SECONDS)
-            self._finish_rollouts()
-        for task in workers:
+            await asyncio.wait(workers, timeout=_CLEANUP_SECONDS)
+            self._finish_rollouts(tree)
+            closing = asyncio.create_task(tree.close())
+            await asyncio.wait([closing], timeout=_CLEANUP_SECONDS)
+        for task in (*workers, closing):
             if task.done() and not task.cancelled() and (bug := task.exception()) is not None:
                 raise bug
 
-    async def _wait(
-        self, workers: list[asyncio.Task[None]], over: asyncio.Task[bool], deadline: Deadline
-    ) -> None:
+    async def _wait(self, workers: Sequence[asyncio.Task[None]]) -> None:
+        """Until the vote is decided, every rollout has ended, or time is up."""
         pending = set(workers)
-        while pending and not over.done():
-            left = None if deadline.when() is None else deadline.remaining()
-            done, _ = await asyncio.wait(
-                {*pending, over}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+        while pending and not self._over.is_set():
+            await self._wait_a_while(pending)
+            if any(task.done() and task.exception() is not None for task in pending):
+                return
+            pending = {task for task in pending if not task.done()}
+            if not pending:
+                break
+            if self._deadline.earlier(_LAST_WORD_SECONDS).passed():
+                self._stop(self._winding or "deadline")
+            elif self._wind_down_at().passed():
+                self._wind_down("deadline")
+        self._stop(self._winding or "exhausted")
+
+    async def _wait_a_while(self, workers: set[asyncio.Task[None]]) -> None:
+        """For a worker's end, a moved deadline or the decision; or until there may be news."""
+        until = self._deadline.earlier(_LAST_WORD_SECONDS)
+        seconds: float | None = None
+        if until.when() is not None:
+            seconds = until.remaining()
+            if self._winding is None:
+                # How long salvage needs is learned on the way, so it is looked at now and then.
+                left = self._wind_down_at().remaining()
+                seconds = min(seconds, left if left < 1 else max(1.0, left / 4))
+        signs = [asyncio.create_task(event.wait()) for event in (self._over, self._moved)]
+        try:
+            await asyncio.wait(
+                {*workers, *signs}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
-            pending -= done
-            if any(task is not over and task.exception() is not None for task in done):
-                return
-            if not done or deadline.passed():
-                self._stop("deadline")
-        late = self._next_index < self._config.num_rollouts or any(
-            rollout.stop_reason == "deadline" for rollout in self._board.rollouts
-        )
-        self._stop("deadline" if late else "exhausted")
+        finally:
+            for sign in signs:
+                sign.cancel()
+            await asyncio.wait(signs)
+        self._moved.clear()
 
-    def _finish_rollouts(self) -> None:
-        for rollout in self._board.rollouts:
-            rollout.finish("deadline" if self._stop_reason == "deadline" else "cancelled")
+    def _wind_down_at(self) -> Deadline:
+        if not self._config.salvage.enabled or self._deadline.when() is None:
+            return self._settled_by()
+        return self._settled_by().earlier(self._salvage_seconds())
 
-    async def _worker(self, deadline: Deadline) -> None:
+    def _salvage_seconds(self) -> float:
+        """How long forcing an answer takes: as configured, or by the slowest live stream."""
+        salvage = self._config.salvage
+        if salvage.seconds is not None:
+            return salvage.seconds
+        whole = self._deadline.at - self._began
+        paces = [pace for rollout in self.rollouts if (pace := rollout.pace) is not None]
+        if not paces:
+            return min(_SALVAGE_SECONDS, _FIRST_SALVAGE * whole)
+        slowest = max(pace.forecast(salvage.max_tokens) for pace in paces)
+        return min(max(_LEAST_SALVAGE_SECONDS, _SALVAGE_SAFETY * slowest), _MOST_SALVAGE * whole)
+
+    def _finish_rollouts(self, tree: Tree) -> None:
+        reason = self._stop_reason or "failed"
+        for rollout in tree.rollouts:
+            rollout.finish(_CALLED_IN.get(reason, "cancelled"))
+
+    async def _worker(self, tree: Tree) -> None:
         """Take the next rollout until none is left or the vote is decided."""
-        while self._next_index < self._config.num_rollouts and not self._over.is_set():
-            if deadline.passed():
+        while not self._over.is_set():
+            if self._settled_by().passed():
+                self._wind_down("deadline")
+            if (rollout := await tree.take()) is None:
                 return
-            rollout = self._open(self._next_index)
-            self._next_index += 1
-            await rollout.run(deadline)
-            await self._count(rollout)
+            try:
+                wind_down = NEVER if self._winding is None else Deadline.after(0)
+                await rollout.run(self._settled_by(), wind_down)
+            finally:
+                tree.returned(rollout)
+            if rollout.stop_reason is not None:
+                await self._count(rollout, tree)
 
-    def _open(self, index: int) -> Rollout:
-        rollout = Rollout(self._question, index)
-        self._board.rollouts.append(rollout)
-        return rollout
+    async def _count(self, rollout: Rollout, tree: Tree) -> None:
+        """Weigh the rollout's vote with the others, and stop the question if that decides it."""
+        await self._ballot.add(signals_of(rollout.trace()))
+        reason = stopped(
+            self._config.stop, self._ballot.votes, tree.running, self._config.num_rollouts
+        )
+        if reason is not None:
+            self._stop(reason)
 
     async def _canonicalise(self, raw: str) -> Canonical:
         return await self._tools.judge.canonicalise(
             raw, self._config.answer_type, self._config.modulus, deadline=self._deadline
         )
 
-    async def _count(self, rollout: Rollout) -> None:
-        """Add the rollout's vote, and stop the question if that decides it."""
-        if rollout.answer is None or rollout.answer.canonical.value is None:
+    async def _score(self, waiting: Sequence[Rollout], ended: Sequence[Rollout]) -> list[float]:
+        return await self._tools.scorer.score(waiting, ended, self._settled_by())
+
+    async def _last_resort(self) -> None:
+        """Nobody has voted: any rollout that has text gets a guess out of it."""
+        if self._ballot.tally.leader is not None or self._stop_reason == "interrupted":
             return
-        self._board.votes.append(
-            Vote(
-                rollout=rollout.index,
-                answer=rollout.answer.canonical.value,
-                weight=SOURCE_WEIGHTS[rollout.answer.extracted.source],
+        if not self._config.salvage.enabled:
+            return
+        voted = {one.rollout for one in self._ballot.signals if one.answer is not None}
+        for rollout in self.rollouts:
+            await rollout.guess()
+        await self._ballot.add(
+            *(
+                signals_of(rollout.trace())
+                for rollout in self.rollouts
+                if rollout.answer is not None and rollout.index not in voted
             )
         )
-        self._board.tally = tally(await self._merged(tuple(self._board.votes)))
-        if decided(self._config.stop, self._board.tally, self._config.num_rollouts):
-            self._stop("majority")
 
-    async def _merged(self, votes: tuple[Vote, ...]) -> Sequence[Vote]:
-        """Votes for equal expressions put under the one that the first rollout wrote."""
-        if self._config.answer_type == "int":
-            return votes
-        ordered = sorted(votes, key=lambda vote: vote.rollout)
-        classes = await group([vote.answer for vote in ordered], self._tools.judge)
-        names: dict[int, str] = {}
-        for vote, number in zip(ordered, classes, strict=True):
-            names.setdefault(number, vote.answer)
+    def watchers(self, rollout: Rollout) -> Sequence[Watcher]:
+        """Who looks at a rollout: see `Owner`."""
+        return (_Spending(self),)
+
+    def stepper(self, rollout: Rollout) -> Stepper | None:
+        """What finds boundaries inside a model call: see `Owner`."""
+        return self._tree.stepper(rollout) if self._tree else None
+
+    async def boundary(self, rollout: Rollout, kind: BoundaryKind) -> Onward | RolloutStop:
+        """What follows at a boundary: see `Owner`."""
+        return await self._tree.boundary(rollout, kind) if self._tree else "go on"
+
+    def spent(self, num_tokens: int) -> None:
+        """Count sampled tokens against the question's budget."""
+        self._num_tokens += num_tokens
+        if self._num_tokens >= (self._config.max_tokens or self._num_tokens + 1):
+            self._wind_down("max_tokens")
+
+    def _traces(self) -> list[Trace]:
+        weights = self._ballot.weights()
         return [
-            vote.model_copy(update={"answer": names[number]})
-            for vote, number in zip(ordered, classes, strict=True)
+            rollout.trace().model_copy(
+                update={
+                    "sandbox_layers": self._tools.sandbox_layers,
+                    "weight": weights.get(rollout.index),
+                }
+            )
+            for rollout in self.rollouts
+            if rollout.started
         ]
 
     async def _outcome(self, seconds: float) -> Outcome:
-        rollouts, votes = self._board.rollouts, self._board.tally
+        rollouts = [rollout for rollout in self.rollouts if rollout.started]
+        votes = self._ballot.tally
         assert self._stop_reason is not None
         errors = ("model_error", "sandbox_error")
         failed = bool(rollouts) and all(rollout.stop_reason in errors for rollout in rollouts)
@@ -217,8 +403,8 @@ class Solver:
             votes=votes.weights,
             stop_reason="failed" if failed else self._stop_reason,
             num_rollouts=len(rollouts),
-            num_sampled_tokens=sum(rollout.num_tokens for rollout in rollouts),
-            num_code_runs=sum(rollout.num_code_runs for rollout in rollouts),
+            num_sampled_tokens=sum(rollout.num_own_tokens for rollout in rollouts),
+            num_code_runs=sum(rollout.num_own_code_runs for rollout in rollouts),
             seconds=seconds,
             note=self._note(votes),
             gold=self._problem.gold,
@@ -227,10 +413,9 @@ class Solver:
 
     def _note(self, votes: Tally) -> str | None:
         """Why there is no answer, or what the canonical form hides."""
-        rollouts = self._board.rollouts
         if votes.leader is None:
-            return next((r.error for r in rollouts if r.error), None)
-        for rollout in rollouts:
+            return next((r.error for r in self.rollouts if r.error), None)
+        for rollout in self.rollouts:
             if rollout.answer and rollout.answer.canonical.value == votes.leader:
                 return rollout.answer.canonical.note
         return None
@@ -245,3 +430,17 @@ class Solver:
         return await self._tools.judge.equal(
             wanted.value or gold, answer, deadline=Deadline.after(_COMPARE_SECONDS)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Spending:
+    """Counts a rollout's tokens against the question's budget."""
+
+    solver: Solver
+
+    def feed(self, chunk: Chunk, rollout: Rollout) -> RolloutStop | None:
+        self.solver.spent(chunk.num_tokens)
+        return None
+
+    async def close(self) -> None:
+        """Nothing is open."""

@@ -144,7 +144,8 @@ def test_flags_reach_the_configuration(run: Run) -> None:
     ((engine_config, config),) = run.configs
     assert (config.num_rollouts, config.concurrency, config.openings) == (7, 3, ("plain",))
     assert (config.rollout.max_code_runs, config.rollout.max_tokens) == (0, 50)
-    assert (config.timeout, config.seed, config.modulus, config.stop) == (9, 3, 1000, "never")
+    assert (config.timeout, config.seed, config.modulus) == (9, 3, 1000)
+    assert config.stop.rule == "never"
     sampling = config.sampling
     assert (sampling.temperature, sampling.top_p, sampling.min_p) == (0.1, 0.5, 0.2)
     assert sampling.logprobs
