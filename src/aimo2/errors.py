@@ -13,7 +13,9 @@
     │   ├── RequestRejected   the server answered 4xx: asking again would not help
     │   │   └── ContextFull   prompt and reply no longer fit the server's context window
     │   └── DeadlinePassed    the deadline came before the server's answer
-    └── SandboxError          a kernel could not be made, or was used after it was closed
+    ├── SandboxError          a kernel could not be made, or was used after it was closed
+    └── ProtocolError         a competition's message cannot be read or written
+        └── GatewayError      the other end's conduct ended the competition's run
 
 A failed rollout is a record, not an exception: `ModelError` and `SandboxError` are caught at the
 rollout's boundary and stored in its trace. Every message names what was wrong and the mend.
@@ -74,3 +76,18 @@ class DeadlinePassed(ModelError):  # noqa: N818
 
 class SandboxError(Aimo2Error):
     """A kernel could not be made, or was used after it was closed."""
+
+
+class ProtocolError(Aimo2Error):
+    """A message of a competition's protocol cannot be read or written."""
+
+
+class GatewayError(ProtocolError):
+    """What an inference server did, or did not do, ended the run of a gateway.
+
+    `kind`: the competition's own name for it, such as `SERVER_NEVER_STARTED`.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind

@@ -8,6 +8,7 @@ import aimo2
 from aimo2.cli import errors
 from aimo2.cli.benchmark import app as benchmark_app
 from aimo2.cli.doctor import doctor as doctor_command
+from aimo2.cli.kaggle import app as kaggle_app
 from aimo2.cli.models import app as models_app
 from aimo2.cli.sandbox import app as sandbox_app
 from aimo2.cli.serve import serve as serve_command
@@ -27,6 +28,7 @@ app.command("solve", cls=ShowCommand)(solve_command)
 app.command("serve")(serve_command)
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(models_app, name="models")
+app.add_typer(kaggle_app, name="kaggle")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(trace_app, name="trace")
 app.command("doctor")(doctor_command)

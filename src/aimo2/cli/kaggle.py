@@ -1,0 +1,438 @@
+"""`aimo2 kaggle serve` and `gateway`: both ends of a competition's protocol. Flags, one call."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import ValidationError
+
+from aimo2.cli import errors, options
+from aimo2.cli.bundle import bundle, dry_run
+from aimo2.cli.durations import seconds_of, spoken
+from aimo2.cli.models import ensure_model
+from aimo2.config import EngineConfig, KernelConfig, RolloutConfig, SamplingConfig, SolveConfig
+from aimo2.errors import ConfigError, GatewayError
+from aimo2.problems import read_problems
+from aimo2.serving.catalogue import DEFAULT_MODEL
+from aimo2.types import Problem
+
+if TYPE_CHECKING:  # gRPC, Arrow and polars take their time to import: only the commands need them
+    from aimo2.exam import Exam, ExamAnswer, ExamConfig, ExamFolder
+    from aimo2.kaggle.candidate import EngineHolder
+    from aimo2.kaggle.gateway import Reply, Score
+    from aimo2.rollout import Rollout, TextKind
+
+app = typer.Typer(
+    help="A competition's protocol: answer its gateway, be its gateway, make a submission.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.command("bundle")(bundle)
+app.command("dry-run")(dry_run)
+
+# gRPC's own log lines say nothing that we do not.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+class LoadName(StrEnum):
+    """When the model is loaded."""
+
+    FIRST = "first"
+    BEFORE = "before"
+
+
+class OrderName(StrEnum):
+    """In which order problems are asked."""
+
+    RANDOM = "random"
+    FILE = "file"
+
+
+class ColumnName(StrEnum):
+    """What the column with the statements is called."""
+
+    PROBLEM = "problem"
+    QUESTION = "question"
+
+
+class SeriesName(StrEnum):
+    """How polars series travel."""
+
+    PARQUET = "parquet"
+    IPC = "ipc"
+
+
+PortOption = Annotated[int, typer.Option("--port", help="Of the inference server.")]
+
+
+@app.command()
+def serve(
+    competition: Annotated[
+        str, typer.Option(help="Its rules: aimo2, aimo3, timing, custom, or a .toml file.")
+    ] = "aimo3",
+    limit: Annotated[
+        str | None, typer.Option(help="The whole exam's time, such as 5h or 4h57m.")
+    ] = None,
+    per_question: Annotated[
+        str | None, typer.Option(help="The gateway's limit an answer, such as 30m; never passed.")
+    ] = None,
+    num_problems: Annotated[
+        int | None, typer.Option("--problems", help="How many there will be.")
+    ] = None,
+    sleep: Annotated[
+        str | None, typer.Option(help="Sleep so long and answer 0, instead of solving.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The exam's folder; one with an exam in it goes on."),
+    ] = None,
+    elapsed: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of the exam that are gone; the clock starts at once then, and otherwise"
+            " with the first question."
+        ),
+    ] = None,
+    load: Annotated[
+        LoadName, typer.Option(help="Load the model at the first question, or before it.")
+    ] = LoadName.BEFORE,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on; all where the real gateway calls, else local."),
+    ] = None,
+    port: PortOption = 50051,
+    model: options.ModelOption = None,
+    base_url: options.BaseUrlOption = None,
+    api_key_env: options.ApiKeyEnvOption = None,
+    chat_template: options.ChatTemplateOption = None,
+    rollouts: Annotated[
+        int | None, typer.Option("--rollouts", "-n", help="Attempts a problem, at most.")
+    ] = None,
+    concurrency: options.ConcurrencyOption = None,
+    openings: options.OpeningsOption = "code,code,code,plain",
+    code: options.CodeOption = True,
+    max_tokens: options.MaxTokensOption = 1024,
+    max_code_runs: options.MaxCodeRunsOption = 4,
+    cell_timeout: options.CellTimeoutOption = 10.0,
+    temperature: options.TemperatureOption = 0.7,
+    top_p: options.TopPOption = 0.95,
+    seed: options.SeedOption = 0,
+    threads: options.ThreadsOption = None,
+    context: options.ContextOption = 4096,
+    sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
+) -> None:
+    """Answer a competition's gateway, until Ctrl-C. Prints its address once it listens.
+
+    Whatever happens, every problem gets an answer within its limit: the best guess at the worst.
+    """
+    from aimo2 import engine
+    from aimo2.exam import load_competition
+
+    rules = load_competition(
+        competition,
+        limit=seconds_of("--limit", limit),
+        per_question=seconds_of("--per-question", per_question),
+        num_problems=num_problems,
+        sleep=seconds_of("--sleep", sleep),
+    )
+    if elapsed is not None and elapsed < 0:
+        raise ConfigError(f"--elapsed {elapsed:g}: give 0 or more seconds")
+    try:
+        engine_config = EngineConfig(
+            server=options.server_config(base_url, model, api_key_env, chat_template),
+            concurrency=concurrency,
+            threads=threads,
+            context=context,
+            sandbox=sandbox.value,
+        )
+        sizes = engine.sizes(engine_config, rollouts)
+        config = SolveConfig(
+            num_rollouts=sizes.num_rollouts,
+            concurrency=sizes.concurrency,
+            openings=tuple(part.strip() for part in openings.split(",")),
+            seed=seed,
+            answer_type=rules.answer_type,
+            modulus=rules.modulus,
+            sampling=SamplingConfig(temperature=temperature, top_p=top_p),
+            rollout=RolloutConfig(
+                max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
+            ),
+            kernel=KernelConfig(cell_timeout=cell_timeout),
+        )
+    except ValidationError as error:
+        raise ConfigError(errors.spoken_validation(error)) from error
+    if engine_config.server is None and rules.sleep is None:
+        path = ensure_model(model or DEFAULT_MODEL.name, errors.stderr_console())
+        engine_config = engine_config.model_copy(update={"model_path": path})
+    service = _Service(rules, engine_config, config, out, elapsed, load, host, port)
+    raise typer.Exit(asyncio.run(service.run()))
+
+
+@dataclass(slots=True)
+class _Service:
+    """One run of `serve`."""
+
+    rules: "ExamConfig"
+    engine: EngineConfig
+    config: SolveConfig
+    out: Path | None
+    elapsed: float | None
+    load: LoadName
+    host: str | None
+    port: int
+    signals: int = 0
+
+    async def run(self) -> int:
+        """Serve until a signal; returns the exit code."""
+        from aimo2.exam import ExamFolder
+
+        lines = _ServeLines()
+        stopped = asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            folder = None
+            if self.out is not None:
+                folder = stack.enter_context(ExamFolder(self.out, lines.notice))
+                for line in folder.repaired:
+                    lines.notice(f"{self.out}: {line}")
+            holder = await stack.enter_async_context(self._holder(lines.notice))
+            exam = self._exam(folder, holder, lines)
+            stack.push_async_callback(exam.close)
+            self._listen_for_signals(exam, stopped, lines.notice)
+            await self._serve(exam, holder, stopped, lines, stack)
+        return errors.EXIT_INTERRUPTED if self.signals else errors.EXIT_OK
+
+    @contextlib.asynccontextmanager
+    async def _holder(self, notify: Callable[[str], None]) -> "AsyncIterator[EngineHolder]":
+        from aimo2 import engine
+        from aimo2.kaggle.candidate import EngineHolder
+
+        holder = EngineHolder(
+            lambda deadline: engine.open_engine(self.engine, self.config, notify, deadline),
+            notify,
+        )
+        try:
+            yield holder
+        finally:
+            await holder.close()
+
+    def _exam(
+        self, folder: "ExamFolder | None", holder: "EngineHolder", lines: "_ServeLines"
+    ) -> "Exam":
+        from aimo2.exam import Exam
+        from aimo2.kaggle.candidate import EngineQuestion
+
+        return Exam(
+            self.rules,
+            lambda problem, observer: EngineQuestion(problem, observer, self.config, holder),
+            folder,
+            watcher=lines,
+            setup={"engine": self.engine.model_dump(mode="json"), "command": "kaggle serve"},
+        )
+
+    async def _serve(
+        self,
+        exam: "Exam",
+        holder: "EngineHolder",
+        stopped: asyncio.Event,
+        lines: "_ServeLines",
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
+        from aimo2.kaggle.calls import PREDICT
+        from aimo2.kaggle.candidate import ExamPredictor
+        from aimo2.kaggle.predict import PredictEndpoint
+        from aimo2.kaggle.server import InferenceServer
+
+        endpoint = PredictEndpoint(
+            ExamPredictor(exam),
+            lines.notice,
+            limit=self.rules.per_question,
+            integers=self.rules.answer_type == "int",
+        )
+        stack.push_async_callback(endpoint.close)
+        server = InferenceServer({PREDICT: endpoint}, lines.notice, host=self.host, port=self.port)
+        await stack.enter_async_context(server)
+        print(f"{server.host}:{server.port}", flush=True)
+        lines.notice(
+            f"serving {self.rules.competition}: {self.rules.num_problems} problems,"
+            f" {spoken(self.rules.limit)}; Ctrl-C ends it"
+        )
+        if self.elapsed is not None:
+            exam.start(self.elapsed)
+        if self.load is LoadName.BEFORE and self.rules.sleep is None:
+            holder.start()
+        await stopped.wait()
+
+    def _listen_for_signals(
+        self, exam: "Exam", stopped: asyncio.Event, notify: Callable[[str], None]
+    ) -> None:
+        """The first signal answers the running question with its votes; the second ends at once."""
+
+        def interrupted() -> None:
+            if stopped.is_set():
+                os._exit(errors.EXIT_INTERRUPTED)
+            self.signals += 1
+            notify("ending: the running question is answered with the votes so far")
+            exam.interrupt()
+            stopped.set()
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+        loop.add_signal_handler(signal.SIGTERM, stopped.set)
+
+
+class _ServeLines:
+    """The exam as plain lines on standard error."""
+
+    def __init__(self) -> None:
+        self._console = errors.stderr_console()
+
+    def notice(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def asked(self, problem: Problem, number: int) -> None:
+        self.notice(f"[{problem.id}] question {number}")
+
+    def answered(self, answer: "ExamAnswer", *, again: bool) -> None:
+        how = "asked again, " if again else ""
+        guess = ", a guess" if answer.guessed else ""
+        note = f" ({answer.note})" if answer.note else ""
+        self.notice(
+            f"[{answer.id}] {how}answered {answer.answer}{guess} after {answer.seconds:.1f} s{note}"
+        )
+
+    def text(self, rollout: int, kind: "TextKind", text: str) -> None:
+        """The text itself is in the traces."""
+
+    def progress(self, rollout: "Rollout") -> None:
+        """Only whole questions are told."""
+
+
+@app.command()
+def gateway(
+    file: Annotated[str, typer.Argument(help="Problems: .jsonl or .csv, or - for stdin.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the answers; a run in it goes on.")
+    ] = Path("gateway"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget a run that the folder holds.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Where the inference server is.")] = "localhost",
+    port: PortOption = 50051,
+    order: Annotated[OrderName, typer.Option(help="Of the questions.")] = OrderName.RANDOM,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the random order; without it, another every time.")
+    ] = None,
+    start_limit: Annotated[
+        str, typer.Option(help="How long the server may take to come up.")
+    ] = "15m",
+    per_question: Annotated[str, typer.Option(help="How long an answer may take.")] = "30m",
+    reconnect: Annotated[
+        str, typer.Option(help="How long a server that hung up may take to come back.")
+    ] = "5s",
+    column: Annotated[
+        ColumnName, typer.Option(help="Name of the column with the statements.")
+    ] = ColumnName.PROBLEM,
+    series: Annotated[
+        SeriesName, typer.Option(help="Form of series; ipc for servers of newer competitions.")
+    ] = SeriesName.PARQUET,
+    modulus: Annotated[
+        int | None, typer.Option(help="Reduce golds and answers modulo this for the score.")
+    ] = None,
+) -> None:
+    """Ask an inference server every problem of a file, as the competition's gateway does.
+
+    Prints `id<TAB>answer` lines; writes submission.parquet, submission.csv and, where golds are
+    known, tells the score. Exit code: 0 done, 2 bad input or a server that failed, 130
+    interrupted; the same command then goes on where it was.
+    """
+    from aimo2.kaggle import gateway as gateways
+    from aimo2.kaggle.client import Client, Patience
+
+    problems = read_problems(file)
+    if modulus is not None and modulus < 1:
+        raise ConfigError(f"--modulus {modulus}: give 1 or more")
+    if fresh:
+        for name in (gateways.RECORD_NAME, *gateways.SUBMISSION_NAMES):
+            (out / name).unlink(missing_ok=True)
+    patience = Patience(
+        start=seconds_of("--start-limit", start_limit) or 0.0,
+        response=seconds_of("--per-question", per_question) or 0.0,
+        reconnect=seconds_of("--reconnect", reconnect) or 0.0,
+    )
+    lines = _GatewayLines(problems)
+    with gateways.GatewayRecord(out, problems) as record:
+        lines.resumed(record.repaired, len(record.replies))
+        with Client(host, port, patience, series=series.value, waiting=lines.waiting) as client:
+            try:
+                gateways.run(
+                    gateways.ordered(problems, order.value, seed),
+                    client,
+                    record,
+                    lines,
+                    column=column.value,
+                )
+            except (GatewayError, KeyboardInterrupt) as error:
+                lines.broken_off(error, len(record.replies), out)
+                raise
+        parquet, csv = gateways.write_submission(out, problems, record.replies)
+        lines.ended(gateways.score(problems, record.replies, modulus), (parquet, csv))
+
+
+class _GatewayLines:
+    """The gateway's run: answers on standard output, progress on standard error."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self._console = errors.stderr_console()
+        self._golds = {problem.id: problem.gold for problem in problems}
+        self._begun = time.monotonic()
+        self._taken = 0
+        self._waited = 0.0
+
+    def asked(self, problem: Problem, number: int, total: int) -> None:
+        self._tell(f"{number}/{total} [{problem.id}] asked")
+
+    def answered(self, reply: "Reply", number: int, total: int) -> None:
+        print(f"{reply.id}\t{reply.answer}", flush=True)
+        self._taken += 1
+        pace = (time.monotonic() - self._begun) / self._taken
+        left = f", about {spoken(pace * (total - number))} left" if number < total else ""
+        self._tell(
+            f"{number}/{total} [{reply.id}] {reply.answer} after {reply.seconds:.1f} s{left}"
+        )
+
+    def waiting(self, seconds: float) -> None:
+        """A line at once, then every half minute."""
+        if seconds == 0 or seconds - self._waited >= 30:
+            self._waited = seconds
+            self._tell(f"waiting for the inference server ({spoken(seconds)})")
+
+    def resumed(self, repaired: Sequence[str], num_replies: int) -> None:
+        for line in repaired:
+            self._tell(line)
+        if num_replies:
+            self._tell(f"going on: {num_replies} of {len(self._golds)} are answered")
+
+    def broken_off(self, error: BaseException, num_replies: int, out: Path) -> None:
+        kind = f"{error.kind}; " if isinstance(error, GatewayError) else ""
+        self._tell(
+            f"{kind}{num_replies} of {len(self._golds)} answers are kept in {out};"
+            " the same command goes on with the rest"
+        )
+
+    def ended(self, score: "Score", paths: Sequence[Path]) -> None:
+        if score.num_graded:
+            self._tell(f"{score.num_correct} of {score.num_graded} with a gold answer are correct")
+        self._tell(f"wrote {' and '.join(map(str, paths))}")
+
+    def _tell(self, text: str) -> None:
+        sys.stdout.flush()
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
