@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal, assert_series_equal
 
@@ -234,6 +234,7 @@ def test_damaged_content_is_one_error(number: int, content: bytes) -> None:
         read(wire.field(number, content))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_table_with_changed_bytes_never_does_worse_than_an_error(data: st.DataObject) -> None:
     number, content = data.draw(st.sampled_from([(10, ipc(TABLE)), (9, parquet(TABLE))]))
@@ -326,6 +327,7 @@ def exact(value: Any) -> Any:
             return type(value), value
 
 
+@settings(deadline=None)
 @given(NESTED)
 def test_any_nest_of_plain_values_comes_back_as_it_was(value: Any) -> None:
     assert exact(read(sent(value))) == exact(value)
@@ -341,6 +343,7 @@ COLUMNS = st.fixed_dictionaries(
 SCHEMA = {"id": pl.String, "n": pl.Int64, "x": pl.Float64}
 
 
+@settings(deadline=None)
 @given(COLUMNS, st.sampled_from(["parquet", "ipc"]))
 def test_any_frame_and_series_comes_back_as_it_was(
     columns: dict[str, list[Any]], form: tables.SeriesForm

@@ -71,11 +71,12 @@ def served(talk: Callable[[Send, Gate], Awaitable[None]], **endpoints: Endpoint)
     async def main() -> None:
         gate = Gate()
         endpoint = PredictEndpoint(gate, heard.append, limit=30)
-        async with InferenceServer(
-            {"predict": endpoint, **endpoints}, heard.append, port=0
-        ) as server, grpc.aio.insecure_channel(
-            f"localhost:{server.port}", options=[("grpc.max_send_message_length", -1)]
-        ) as channel:
+        async with (
+            InferenceServer({"predict": endpoint, **endpoints}, heard.append, port=0) as server,
+            grpc.aio.insecure_channel(
+                f"localhost:{server.port}", options=[("grpc.max_send_message_length", -1)]
+            ) as channel,
+        ):
             await talk(channel.unary_unary(METHOD), gate)
         await endpoint.close()
 
