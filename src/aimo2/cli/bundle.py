@@ -12,7 +12,7 @@ import typer
 from rich.filesize import decimal
 
 from aimo2.cli import errors
-from aimo2.cli.durations import seconds_of
+from aimo2.cli.durations import parse_duration
 from aimo2.cli.models import ensure_model
 from aimo2.errors import Aimo2Error, ConfigError, InputError
 from aimo2.problems import read_problems
@@ -111,7 +111,7 @@ def dry_run(
     """Execute a bundle's notebook here, offline, and print the submission that it wrote."""
     from aimo2.kaggle.bundle import dry_run as dry
 
-    limit = seconds_of("--timeout", timeout)
+    limit = parse_duration(timeout, "--timeout")
     console = errors.stderr_console()
     with ExitStack() as stack:
         if work is None:

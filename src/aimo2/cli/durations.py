@@ -1,37 +1,39 @@
-"""Spans of time as people write them: `5h`, `4h57m`, `90s`, `1800`. Knows no flags' meaning."""
+"""Durations as people write them: `5h`, `30m`, `90s`, `1h30m`, or seconds. Knows no commands."""
 
 import re
 
 from aimo2.errors import ConfigError
 
-_SECONDS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
-_PART = r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)"
-_SPAN = re.compile(rf"(?:{_PART}\s*)+", re.IGNORECASE)
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|m|s)")
+_SECONDS = {"h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
 
 
-def seconds_of(flag: str, text: str | None) -> float | None:
-    """Seconds; a bare number is seconds, too. Raises `ConfigError`, which names the flag."""
-    if text is None:
-        return None
-    plain = text.strip()
+def parse_duration(text: str, flag: str) -> float:
+    """Seconds, above 0. Raises `ConfigError` that names the flag and what may stand there."""
+    wanted = f"{flag} {text}: give a duration such as 5h, 30m, 90s, 4h57m or 300"
+    stripped = text.strip().lower()
     try:
-        seconds = float(plain)
-    except ValueError:
-        if _SPAN.fullmatch(plain) is None:
-            raise ConfigError(f"{flag} {text}: give a time such as 90s, 30m or 4h57m") from None
-        parts = re.findall(_PART, plain, re.IGNORECASE)
-        seconds = sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
-    if not 0 <= seconds < float("inf"):
-        raise ConfigError(f"{flag} {text}: give a time of 0 or more")
+        seconds = float(stripped) if re.fullmatch(r"[\d.]+", stripped) else _summed(stripped)
+    except ValueError as error:
+        raise ConfigError(wanted) from error
+    if not 0 < seconds < 1e7:
+        raise ConfigError(wanted + ", above 0")
     return seconds
 
 
-def spoken(seconds: float) -> str:
-    """A span for people: `42 s`, `7 min 05 s`, `4 h 57 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min"
+def _summed(text: str) -> float:
+    parts = list(_PART.finditer(text))
+    if not parts or _PART.sub("", text).strip():
+        raise ValueError(text)
+    units = [part[2] for part in parts]
+    if len(set(units)) < len(units):
+        raise ValueError(text)
+    return sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
+
+
+def clock_text(seconds: float) -> str:
+    """A duration as a clock shows it: `4:57:00`, `12:05`."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from aimo2.cli import errors, options
 from aimo2.cli.bundle import bundle, dry_run
-from aimo2.cli.durations import seconds_of, spoken
+from aimo2.cli.durations import clock_text, parse_duration
 from aimo2.cli.models import ensure_model
 from aimo2.config import EngineConfig, KernelConfig, RolloutConfig, SamplingConfig, SolveConfig
 from aimo2.errors import ConfigError, GatewayError
@@ -139,10 +139,10 @@ def serve(
 
     rules = load_competition(
         competition,
-        limit=seconds_of("--limit", limit),
-        per_question=seconds_of("--per-question", per_question),
+        limit=_seconds(limit, "--limit"),
+        per_question=_seconds(per_question, "--per-question"),
         num_problems=num_problems,
-        sleep=seconds_of("--sleep", sleep),
+        sleep=_seconds(sleep, "--sleep"),
     )
     if elapsed is not None and elapsed < 0:
         raise ConfigError(f"--elapsed {elapsed:g}: give 0 or more seconds")
@@ -263,7 +263,7 @@ class _Service:
         print(f"{server.host}:{server.port}", flush=True)
         lines.notice(
             f"serving {self.rules.competition}: {self.rules.num_problems} problems,"
-            f" {spoken(self.rules.limit)}; Ctrl-C ends it"
+            f" {clock_text(self.rules.limit)}; Ctrl-C ends it"
         )
         if self.elapsed is not None:
             exam.start(self.elapsed)
@@ -287,6 +287,10 @@ class _Service:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, interrupted)
         loop.add_signal_handler(signal.SIGTERM, stopped.set)
+
+
+def _seconds(text: str | None, flag: str) -> float | None:
+    return None if text is None else parse_duration(text, flag)
 
 
 class _ServeLines:
@@ -364,9 +368,9 @@ def gateway(
         for name in (gateways.RECORD_NAME, *gateways.SUBMISSION_NAMES):
             (out / name).unlink(missing_ok=True)
     patience = Patience(
-        start=seconds_of("--start-limit", start_limit) or 0.0,
-        response=seconds_of("--per-question", per_question) or 0.0,
-        reconnect=seconds_of("--reconnect", reconnect) or 0.0,
+        start=parse_duration(start_limit, "--start-limit"),
+        response=parse_duration(per_question, "--per-question"),
+        reconnect=parse_duration(reconnect, "--reconnect"),
     )
     lines = _GatewayLines(problems)
     with gateways.GatewayRecord(out, problems) as record:
@@ -404,7 +408,7 @@ class _GatewayLines:
         print(f"{reply.id}\t{reply.answer}", flush=True)
         self._taken += 1
         pace = (time.monotonic() - self._begun) / self._taken
-        left = f", about {spoken(pace * (total - number))} left" if number < total else ""
+        left = f", about {clock_text(pace * (total - number))} left" if number < total else ""
         self._tell(
             f"{number}/{total} [{reply.id}] {reply.answer} after {reply.seconds:.1f} s{left}"
         )
@@ -413,7 +417,7 @@ class _GatewayLines:
         """A line at once, then every half minute."""
         if seconds == 0 or seconds - self._waited >= 30:
             self._waited = seconds
-            self._tell(f"waiting for the inference server ({spoken(seconds)})")
+            self._tell(f"waiting for the inference server ({clock_text(seconds)})")
 
     def resumed(self, repaired: Sequence[str], num_replies: int) -> None:
         for line in repaired:
