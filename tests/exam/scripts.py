@@ -41,6 +41,8 @@ class Script:
     deaf: bool = False
     """Ignores deadline, interruption and cancellation, as a bug would."""
     error: Exception | None = None
+    failures: int = 0
+    """How often it finds no server before it works."""
 
 
 @dataclass
@@ -67,9 +69,14 @@ class ScriptedQuestion:
         loop = asyncio.get_running_loop()
         started = loop.time()
         for number, (at, answer) in enumerate(self.script.votes):
-            loop.call_at(started + at, self.votes.append, Vote(rollout=number, answer=answer))
+            if not self.script.failures:
+                loop.call_at(started + at, self.votes.append, Vote(rollout=number, answer=answer))
         if self.script.error is not None:
             raise self.script.error
+        if self.script.failures:
+            self.script.failures -= 1
+            self.votes.clear()
+            return Solved(self._outcome("failed", 0.0), ())
         if self.script.deaf:
             try:
                 await asyncio.sleep(1e6)
@@ -85,18 +92,18 @@ class ScriptedQuestion:
                 await self.over.wait()
         except TimeoutError:
             pass
-        return Solved(
-            Outcome(
-                id=self.problem.id,
-                answer=self.tally.leader,
-                votes=self.tally.weights,
-                stop_reason=self.reason or ended,
-                num_rollouts=len(self.votes),
-                num_sampled_tokens=0,
-                num_code_runs=0,
-                seconds=loop.time() - started,
-            ),
-            (),
+        return Solved(self._outcome(self.reason or ended, loop.time() - started), ())
+
+    def _outcome(self, reason: StopReason, seconds: float) -> Outcome:
+        return Outcome(
+            id=self.problem.id,
+            answer=self.tally.leader,
+            votes=self.tally.weights,
+            stop_reason=reason,
+            num_rollouts=len(self.votes),
+            num_sampled_tokens=0,
+            num_code_runs=0,
+            seconds=seconds,
         )
 
 

@@ -68,6 +68,20 @@ def test_a_bug_in_the_solver_is_a_note_and_a_guess() -> None:
     assert answers[1].answer == "7"
 
 
+def test_a_question_that_found_no_server_is_asked_again_while_its_time_lasts() -> None:
+    solver = ScriptedSolver(
+        {"p0": Script([(1.0, "7")], ends=2.0, failures=3), "p1": Script(failures=99)}
+    )
+    exam = Exam(rules(), solver, clock=LoopClock())
+    answers = run_virtual(sit(exam, problems(3)))
+    assert [answer.answer for answer in answers] == ["7", "0", "7"]
+    assert answers[0].seconds == 2 + 4 + 8 + 2
+    assert answers[1].guessed
+    assert 60 < answers[1].seconds < 130
+    assert answers[1].outcome is not None
+    assert answers[1].outcome.stop_reason == "failed"
+
+
 def test_the_same_problem_gets_the_same_answer_and_is_solved_once() -> None:
     solver = ScriptedSolver()
     exam = Exam(rules(), solver)

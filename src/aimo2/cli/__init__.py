@@ -8,6 +8,7 @@ import aimo2
 from aimo2.cli import errors
 from aimo2.cli.benchmark import app as benchmark_app
 from aimo2.cli.doctor import doctor as doctor_command
+from aimo2.cli.exam import app as exam_app
 from aimo2.cli.kaggle import app as kaggle_app
 from aimo2.cli.models import app as models_app
 from aimo2.cli.sandbox import app as sandbox_app
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("solve", cls=ShowCommand)(solve_command)
 app.command("serve")(serve_command)
 app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(exam_app, name="exam")
 app.add_typer(models_app, name="models")
 app.add_typer(kaggle_app, name="kaggle")
 app.add_typer(sandbox_app, name="sandbox")

@@ -41,6 +41,9 @@ _MARGIN_SECONDS = 1.0
 """The solver is told to end this long before what must not be passed."""
 _LAST_SECONDS = 0.3
 """A solver that has not ended this long before it is left behind."""
+_FIRST_PAUSE_SECONDS = 2.0
+"""Before a question that found no server is asked again; doubled each time."""
+_LONGEST_PAUSE_SECONDS = 30.0
 _INSTANT = 1e-3
 """Less than this is no time: a wait for it might not move the clock."""
 _SHORTEST_SECONDS = 1.0
@@ -357,18 +360,40 @@ class Exam:
         )
 
     async def _solved(self, running: _Running) -> Solved | None:
-        """Solve the problem, as long as the policy lets it; `None` where nothing was started."""
-        began = self.elapsed
-        own = min(running.granted.seconds, running.most - (began - running.asked_at))
-        seconds = own - _MARGIN_SECONDS
-        if self._interrupted or seconds < _SHORTEST_SECONDS:
-            return None
-        if self._config.sleep is not None:
-            await asyncio.sleep(min(self._config.sleep, seconds))
-            return None
+        """Solve the problem, as long as the policy lets it; `None` where nothing was started.
+
+        A question whose every rollout failed found no server: it is asked again while its time
+        lasts, with growing pauses, because a server may come back.
+        """
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            began = self.elapsed
+            gone = began - running.asked_at
+            own = min(running.granted.seconds, running.most) - gone
+            if self._interrupted or own - _MARGIN_SECONDS < _SHORTEST_SECONDS:
+                return None
+            if self._config.sleep is not None:
+                await asyncio.sleep(min(self._config.sleep, own - _MARGIN_SECONDS))
+                return None
+            solved = await self._attempt(running, began, own)
+            left = own - (self.elapsed - began) - _MARGIN_SECONDS
+            failed = solved is not None and solved.outcome.stop_reason == "failed"
+            if not failed or running.weights or left < pause + _SHORTEST_SECONDS:
+                return solved
+            assert solved is not None
+            self._watcher.notice(
+                f"[{running.problem.id}] every rollout failed ({solved.outcome.note});"
+                f" trying again in {pause:g} s"
+            )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _attempt(self, running: _Running, began: float, own: float) -> Solved | None:
+        """Let a solver work for `own` seconds from `began` on, at the most."""
         ear = running.ear = _Ear(self._watcher)
         running.question = self._ask(running.problem, ear)
-        solving = asyncio.create_task(running.question.solve(Deadline.after(seconds)))
+        deadline = Deadline.after(own - _MARGIN_SECONDS)
+        solving = asyncio.create_task(running.question.solve(deadline))
         try:
             await self._watch(running, solving, began, own - _LAST_SECONDS)
             return solving.result() if solving.done() else None

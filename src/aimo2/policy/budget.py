@@ -40,7 +40,7 @@ _SCALE_VOTES = 3.0
 class BudgetConfig(Value):
     """How the seconds are shared out."""
 
-    policy: BudgetPolicy = "value"
+    policy: BudgetPolicy = "bank"
     base: Annotated[float, Field(gt=0)] | None = None
     """Seconds a question of `bank` and `clamp`; `None` derives it from the exam's even share:
     all of it for `bank`, 78 % for `clamp`."""

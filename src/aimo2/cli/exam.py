@@ -1,0 +1,416 @@
+"""`aimo2 exam`: a whole exam under one clock. Flags to configuration, one call, the exit code."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from aimo2 import engine
+from aimo2.cli import errors, options
+from aimo2.cli.durations import clock_text, parse_duration
+from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
+from aimo2.cli.models import ensure_model
+from aimo2.cli.running import run_async, say
+from aimo2.config import (
+    EngineConfig,
+    KernelConfig,
+    RolloutConfig,
+    SamplingConfig,
+    SolveConfig,
+)
+from aimo2.deadline import Deadline
+from aimo2.errors import Aimo2Error, ConfigError, InputError, SetupError
+from aimo2.exam import Exam, ExamConfig, ExamFolder, exam_history, load_competition
+from aimo2.exam.report import write_report
+from aimo2.exam.submission import score, submission, write_submission
+from aimo2.problems import read_problems
+from aimo2.rollout import Observer
+from aimo2.serving.catalogue import DEFAULT_MODEL
+from aimo2.solver import Solver
+from aimo2.types import Problem, StopReason
+
+_PROBLEMS: TypeAdapter[list[Problem]] = TypeAdapter(list[Problem])
+_START_SECONDS = 900.0
+"""How long an engine may take to start, at the most."""
+
+app = typer.Typer(
+    help="Run a whole exam under one clock, one problem at a time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class OrderName(StrEnum):
+    """In which order problems are asked."""
+
+    GIVEN = "given"
+    RANDOM = "random"
+
+
+class PolicyName(StrEnum):
+    """How the seconds are shared out."""
+
+    EVEN = "even"
+    BANK = "bank"
+    CLAMP = "clamp"
+    VALUE = "value"
+
+
+@app.command()
+def run(
+    file: Annotated[str, typer.Argument(help="Problems: .csv, .jsonl, or - for standard input.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for everything; must hold no exam.")
+    ] = None,
+    competition: Annotated[
+        str, typer.Option(help="aimo2, aimo3, timing, custom, or a .toml file with the rules.")
+    ] = "custom",
+    limit: Annotated[str | None, typer.Option(help="Of the whole exam, such as 5h or 30m.")] = None,
+    reserve: Annotated[
+        str | None, typer.Option(help="Part of the limit that is never planned with.")
+    ] = None,
+    per_question: Annotated[
+        str | None, typer.Option(help="Hard limit of a question, such as 30m; never passed.")
+    ] = None,
+    order: Annotated[OrderName, typer.Option(help="Of the problems.")] = OrderName.GIVEN,
+    policy: Annotated[PolicyName | None, typer.Option(help="How the time is shared out.")] = None,
+    base: Annotated[str | None, typer.Option(help="Of bank and clamp: a question's base.")] = None,
+    draw: Annotated[
+        str | None, typer.Option(help="Of bank: what a question may draw at the most.")
+    ] = None,
+    high: Annotated[
+        str | None, typer.Option(help="Of clamp: what a question gets at the most.")
+    ] = None,
+    model: options.ModelOption = None,
+    base_url: options.BaseUrlOption = None,
+    api_key_env: options.ApiKeyEnvOption = None,
+    chat_template: options.ChatTemplateOption = None,
+    rollouts: Annotated[
+        int | None, typer.Option("--rollouts", "-n", help="Attempts a problem, at most.")
+    ] = None,
+    concurrency: options.ConcurrencyOption = None,
+    openings: options.OpeningsOption = "code,code,code,plain",
+    code: options.CodeOption = True,
+    max_tokens: options.MaxTokensOption = 1024,
+    max_code_runs: options.MaxCodeRunsOption = 4,
+    cell_timeout: options.CellTimeoutOption = 10.0,
+    stop: options.StopOption = options.StopRuleName.MAJORITY,
+    modulus: options.ModulusOption = None,
+    temperature: options.TemperatureOption = 0.7,
+    top_p: options.TopPOption = 0.95,
+    min_p: options.MinPOption = 0.0,
+    seed: options.SeedOption = 0,
+    threads: options.ThreadsOption = None,
+    context: options.ContextOption = 4096,
+    sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
+) -> None:
+    """Ask the problems of a file one by one under one clock, and answer each.
+
+    Writes the journal, traces, submission.csv, submission.parquet and report.html into the
+    folder. Only answers go to standard output. Exit code: 0 all answered, 1 some only guessed,
+    2 bad input or set-up, 130 interrupted; `aimo2 exam resume` goes on after that.
+    """
+    problems = read_problems(file)
+    rules = load_competition(
+        competition,
+        num_problems=len(problems),
+        limit=_seconds(limit, "--limit"),
+        reserve=_seconds(reserve, "--reserve"),
+        per_question=_seconds(per_question, "--per-question"),
+        modulus=modulus,
+        budget={
+            "policy": policy.value if policy else None,
+            "base": _seconds(base, "--base"),
+            "draw": _seconds(draw, "--draw"),
+            "high": _seconds(high, "--high"),
+        },
+    )
+    try:
+        engine_config = EngineConfig(
+            server=options.server_config(base_url, model, api_key_env, chat_template),
+            concurrency=concurrency,
+            threads=threads,
+            context=context,
+            sandbox=sandbox.value,
+        )
+        sizes = engine.sizes(engine_config, rollouts)
+        solve_config = SolveConfig(
+            num_rollouts=sizes.num_rollouts,
+            concurrency=sizes.concurrency,
+            openings=tuple(part.strip() for part in openings.split(",")),
+            stop=stop.value,
+            seed=seed,
+            answer_type=rules.answer_type,
+            modulus=rules.modulus,
+            sampling=SamplingConfig(temperature=temperature, top_p=top_p, min_p=min_p),
+            rollout=RolloutConfig(
+                max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
+            ),
+            kernel=KernelConfig(cell_timeout=cell_timeout),
+        )
+    except ValidationError as error:
+        raise ConfigError(errors.spoken_validation(error)) from error
+    if order is OrderName.RANDOM:
+        random.Random(seed).shuffle(problems)
+    path = out or Path(time.strftime("exam-%Y%m%d-%H%M%S"))
+    with ExamFolder(path, say) as folder:
+        if folder.history.began is not None:
+            raise InputError(
+                f"{path} holds an exam already; go on with it by `aimo2 exam resume {path}`,"
+                " or give another folder"
+            )
+        setup = _Setup(rules, solve_config, engine_config, model, problems)
+        raise typer.Exit(_conduct(setup, folder))
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Folder of the exam, as given with --out.")],
+) -> None:
+    """Go on with an exam that was killed or interrupted, with the time that is really left.
+
+    Problems that have an answer are not asked again. Exit code as of `run`.
+    """
+    history = exam_history(folder)
+    assert history.began is not None
+    setup = _Setup.of(history.began.config, history.began.setup, folder)
+    with ExamFolder(folder, say) as opened:
+        for line in opened.repaired:
+            say(f"{folder}: {line}")
+        raise typer.Exit(_conduct(setup, opened))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of the exam.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write it; FOLDER/report.html.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about an exam: time, bank, votes, score.
+
+    The exam may still be running.
+    """
+    target = out or folder / "report.html"
+    write_report(exam_history(folder), target)
+    print(target)
+
+
+def _seconds(text: str | None, flag: str) -> float | None:
+    return None if text is None else parse_duration(text, flag)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """What an exam is made of; stored with its beginning."""
+
+    rules: ExamConfig
+    solve: SolveConfig
+    engine: EngineConfig
+    model: str | None
+    problems: Sequence[Problem]
+    """In the order in which they are asked."""
+
+    def dumped(self) -> dict[str, Any]:
+        """For the journal. An API key is none of it: only the name of its variable is."""
+        return {
+            "solve": self.solve.model_dump(mode="json"),
+            "engine": self.engine.model_dump(mode="json"),
+            "model": self.model,
+            "problems": _PROBLEMS.dump_python(list(self.problems), mode="json"),
+        }
+
+    @classmethod
+    def of(cls, rules: ExamConfig, stored: Mapping[str, Any], folder: Path) -> "_Setup":
+        """Read back. Raises `InputError` where the exam was not one of `aimo2 exam run`."""
+        try:
+            setup = cls(
+                rules,
+                SolveConfig.model_validate(stored["solve"]),
+                EngineConfig.model_validate(stored["engine"]),
+                stored["model"],
+                _PROBLEMS.validate_python(stored["problems"]),
+            )
+        except (KeyError, ValidationError) as error:
+            raise InputError(
+                f"{folder} is no exam of `aimo2 exam run`, or of another version of aimo2:"
+                " its settings cannot be read back"
+            ) from error
+        key = setup.engine.server.api_key_env if setup.engine.server else None
+        if key is not None and not os.environ.get(key):
+            raise ConfigError(f"the exam's API key is in {key}, which is not set; set it first")
+        return setup
+
+
+def _conduct(setup: _Setup, folder: ExamFolder) -> int:
+    console = errors.stderr_console()
+    if setup.engine.server is None and setup.rules.sleep is None:
+        path = ensure_model(setup.model or DEFAULT_MODEL.name, console)
+        found = setup.engine.model_copy(update={"model_path": path})
+        setup = _Setup(setup.rules, setup.solve, found, setup.model, setup.problems)
+    board: Board = LiveBoard(console) if console.is_terminal else PlainBoard(console)
+    sitting = _Sitting(setup, folder, board)
+    return run_async(sitting.run)
+
+
+@dataclass(slots=True)
+class _Keeper:
+    """Keeps an engine open, and opens another where it is gone for good."""
+
+    setup: _Setup
+    notify: Callable[[str], None]
+    opened: engine.Engine | None = None
+    stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    async def ready(self, deadline: Deadline) -> engine.Engine:
+        """An engine that works, as far as one can tell. Raises what `open_engine` raises."""
+        if self.opened is not None and (failure := self.opened.failure()) is not None:
+            self.notify(f"the engine is started anew: {failure}")
+            await self.close()
+        if self.opened is None:
+            self.opened = await self.stack.enter_async_context(
+                engine.open_engine(self.setup.engine, self.setup.solve, self.notify, deadline)
+            )
+        return self.opened
+
+    def health(self) -> str | None:
+        """What is wrong with the server; `None` while nothing is."""
+        return "starting" if self.opened is None else self.opened.failure()
+
+    async def close(self) -> None:
+        """Take the engine down."""
+        self.opened = None
+        await self.stack.aclose()
+
+
+class _Solver(Solver):
+    """Until `Solver` itself takes a reason."""
+
+    def interrupt(self, reason: StopReason = "interrupted") -> None:
+        self._stop(reason)
+
+
+@dataclass(slots=True)
+class _Sitting:
+    """One run of the command."""
+
+    setup: _Setup
+    folder: ExamFolder
+    board: Board
+    exam: Exam | None = None
+    keeper: _Keeper | None = None
+    interrupted: bool = False
+    main: "asyncio.Task[Any] | None" = None
+
+    async def run(self) -> int:
+        """Ask every problem that has no answer; returns the exit code."""
+        self.main = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.interrupt)
+        self.keeper = _Keeper(self.setup, self.board.notice)
+        exam = self.exam = Exam(
+            self.setup.rules,
+            self._ask,
+            self.folder,
+            watcher=self.board,
+            setup=self.setup.dumped(),
+        )
+        self.board.show(lambda: exam.status, self.keeper.health)
+        with self.board:
+            try:
+                await self._all(exam)
+            except asyncio.CancelledError:
+                if not self.interrupted:
+                    raise
+            finally:
+                await exam.close()
+                await self.keeper.close()
+        return self._ended(exam)
+
+    def _ask(self, problem: Problem, observer: Observer) -> Solver:
+        assert self.keeper is not None
+        if self.keeper.opened is None:
+            raise SetupError("the engine is not running")
+        return _Solver(problem, self.setup.solve, self.keeper.opened.tools, observer)
+
+    async def _all(self, exam: Exam) -> None:
+        began = time.monotonic()
+        for problem in self.setup.problems:
+            if problem.id in exam.answers:
+                continue
+            await self._ready(exam)
+            # The engine's start belongs to the exam; one that cannot start at all begins none.
+            exam.start(elapsed=time.monotonic() - began)
+            answer = await exam.answer(problem)
+            if self.interrupted:
+                if problem.id in exam.answers:
+                    self._said(exam, problem.id, answer.answer)
+                return
+            self._said(exam, problem.id, answer.answer)
+
+    async def _ready(self, exam: Exam) -> None:
+        """An engine before each question. Without one the first time, there is no exam."""
+        assert self.keeper is not None
+        if self.setup.rules.sleep is not None:
+            return
+        left = max(1.0, min(_START_SECONDS, exam.status.left))
+        try:
+            await self.keeper.ready(Deadline.after(left))
+        except Aimo2Error as error:
+            if not exam.answers:
+                raise
+            exam.note(f"no engine: {error}")
+
+    def _said(self, exam: Exam, identity: str, answer: str) -> None:
+        print(f"{identity}\t{answer}", flush=True)
+        try:
+            write_submission(self.folder.path, submission(self.setup.problems, exam.answers))
+        except Aimo2Error as error:
+            self.board.notice(str(error))
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the first ends the question with the votes so far, the second ends everything."""
+        if self.interrupted:
+            os._exit(errors.EXIT_INTERRUPTED)
+        self.interrupted = True
+        if self.exam is not None and self.exam.status.current is not None:
+            self.exam.interrupt()
+        elif self.main is not None:
+            self.main.cancel()
+
+    def _ended(self, exam: Exam) -> int:
+        problems, answers, path = self.setup.problems, exam.answers, self.folder.path
+        writers: tuple[Callable[[], None], ...] = (
+            lambda: write_submission(path, submission(problems, answers)),
+            lambda: write_report(self.folder.history, path / "report.html"),
+        )
+        for write in writers:
+            try:
+                write()
+            except Aimo2Error as error:
+                self.board.notice(str(error))
+        right, graded = score(self.setup.rules, problems, answers)
+        if graded:
+            self.board.notice(f"score: {right} of {graded}")
+        status = exam.status
+        self.board.notice(
+            f"{len(answers)} of {len(problems)} problems answered in {clock_text(status.elapsed)}"
+            f" of {clock_text(status.total)}; everything is in {path}"
+        )
+        if self.interrupted:
+            self.board.notice(f"interrupted; go on with `aimo2 exam resume {path}`")
+            return errors.EXIT_INTERRUPTED
+        guessed = any(answer.guessed for answer in answers.values())
+        return errors.EXIT_UNANSWERED if guessed else errors.EXIT_OK
