@@ -11,7 +11,7 @@ from aimo2.answers import Canonical, canonical
 from aimo2.benchmark.load import MOST_WINDOWS, HopelessError, Plan, Progress, run_load
 from aimo2.benchmark.meter import MeteredModel
 from aimo2.benchmark.prompts import drawn_problems
-from aimo2.benchmark.workloads import Setting, Tir, decode, tree
+from aimo2.benchmark.workloads import Setting, Solving, Tir, decode, tree
 from aimo2.config import SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import ModelUnavailable
@@ -19,7 +19,9 @@ from aimo2.llm import Chunk, Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.sandbox import CellResult
 from aimo2.sandbox.fake import FakeSandbox
+from aimo2.solver import Tools
 from aimo2.types import Problem
+from tests.scripted import InstantJudge
 from tests.virtual import run_virtual
 
 SETTING = Setting(max_tokens=10, temperature=0.7, top_p=1.0, seed=3)
@@ -145,6 +147,32 @@ def test_a_rollout_s_code_is_run_and_what_it_cost_is_added_up() -> None:
     assert (useful.num_runs, useful.num_failed, useful.running) == (1, 0, 0.5)
     assert useful.asked == pytest.approx(0.5)
     assert 0.5 < useful.share <= 1
+
+
+def test_a_solver_s_question_counts_shared_turns_once() -> None:
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        if "```output" not in conversation.reply:
+            yield "print(6 * 7)\n```\n"
+        else:
+            yield "So it is \\boxed{42}."
+
+    async def main() -> tuple[Solving, int]:
+        config = SolveConfig(
+            openings=("code",), num_rollouts=9, concurrency=9, branch="bfs", stop="never"
+        )
+        model = ScriptedModel(script)
+        async with (
+            FakeSandbox(lambda code, space: CellResult("42\n", seconds=0.5)) as sandbox,
+            InstantJudge() as judge,
+        ):
+            solving = Solving(Tools(model, sandbox, judge), config)
+            await solving.work(Problem(id="1", statement="What is 6 times 7?"), Deadline(1000))
+        return solving, sum(call.num_tokens for call in model.calls)
+
+    solving, sampled = run_virtual(main())
+    assert solving.useful.num_sampled == sampled
+    assert solving.useful.num_runs == 3  # one a root; the branches share them
+    assert solving.useful.share == pytest.approx(1.0, abs=0.05)
 
 
 def test_drawn_problems_are_different_and_the_same_for_the_same_seed() -> None:

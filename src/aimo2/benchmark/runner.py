@@ -20,8 +20,16 @@ from aimo2.benchmark.meter import MeteredModel
 from aimo2.benchmark.monitor import Monitor, Source
 from aimo2.benchmark.prompts import drawn_problems
 from aimo2.benchmark.report import Report, Setup
-from aimo2.benchmark.workloads import Setting, Tir, Useful, Work, decode, tree
-from aimo2.config import KernelConfig, RolloutConfig, SamplingConfig, ServerConfig, SolveConfig
+from aimo2.benchmark.workloads import Setting, Solving, Tir, Useful, Work, decode, tree
+from aimo2.config import (
+    BranchConfig,
+    KernelConfig,
+    RolloutConfig,
+    SamplingConfig,
+    ServerConfig,
+    SolveConfig,
+    StopConfig,
+)
 from aimo2.deadline import NEVER, Deadline
 from aimo2.engine import ServedModel, open_served, route
 from aimo2.errors import ServerError
@@ -29,14 +37,16 @@ from aimo2.llm.client import Endpoint
 from aimo2.sandbox.forkserver import ForkSandbox
 from aimo2.serving import gpu, machine
 from aimo2.serving.serve import Running, ServeOptions, serve
+from aimo2.solver import Tools
 from aimo2.types import Problem
 
-WorkloadName = Literal["decode", "tir", "tree", "independent"]
+WorkloadName = Literal["decode", "tir", "solver", "tree", "independent"]
 _DRAWN = 4096
 _WARM_TOKENS = 16
 _CONNECT_SECONDS = 60.0
 _RAMP_SHARE = 0.15
 _LONGEST_RAMP = 10.0
+_SOLVER_ROLLOUTS = 9
 _LEAST_TOKENS = 16
 """A stream: a window with fewer tokens is prolonged."""
 
@@ -55,7 +65,7 @@ class Load:
     top_p: float = 1.0
     logprobs: bool = False
     cell_timeout: float = 5.0
-    """Seconds of one code run of the workload `tir`."""
+    """Seconds of one code run of the workloads `tir` and `solver`."""
     problems: tuple[Problem, ...] = ()
     """Empty takes drawn ones."""
 
@@ -261,7 +271,7 @@ class Bench:
         setting = self._setting(self._load.max_tokens)
         if workload == "decode":
             return decode(model, setting), None
-        if workload != "tir":
+        if workload not in ("tir", "solver"):
             return tree(model, setting, shared=workload == "tree"), None
         kernels = KernelConfig(cell_timeout=self._load.cell_timeout)
         sandbox = await stack.enter_async_context(ForkSandbox(kernels, zygotes=_zygotes()))
@@ -280,8 +290,19 @@ class Bench:
             rollout=RolloutConfig(max_tokens=load.max_tokens),
             kernel=kernels,
         )
-        tir = Tir(model, sandbox, canonicalise, config)
-        return tir.work, tir.useful
+        if workload == "tir":
+            tir = Tir(model, sandbox, canonicalise, config)
+            return tir.work, tir.useful
+        config = config.model_copy(
+            update={
+                "num_rollouts": _SOLVER_ROLLOUTS,
+                "concurrency": _SOLVER_ROLLOUTS,
+                "branch": BranchConfig(policy="bfs"),
+                "stop": StopConfig(rule="never"),
+            }
+        )
+        solving = Solving(Tools(model, sandbox, judge), config)
+        return solving.work, solving.useful
 
 
 def _zygotes() -> int:
@@ -293,7 +314,7 @@ def _workers(workload: WorkloadName, concurrent: int) -> int:
     """Problems in work at a time, so that `concurrent` streams are always wanted.
 
     A rollout that runs code holds no stream, so there are twice as many; a tree begins with three
-    streams and goes on with nine.
+    streams and goes on with nine, and so does a solver's question.
     """
     if workload == "decode":
         return concurrent

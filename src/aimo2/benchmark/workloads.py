@@ -1,4 +1,4 @@
-"""What is done over and over while it is measured: decode, tir, tree, independent.
+"""What is done over and over while it is measured: decode, tir, solver, tree, independent.
 
 A workload is a function that works off one problem with a metered model. Knows no clock and no
 concurrency: `load` runs as many at a time as is asked for.
@@ -16,7 +16,8 @@ from aimo2.deadline import Deadline
 from aimo2.llm import Conversation, Message, Model, Sampling
 from aimo2.rollout import Question, Rollout, TextKind
 from aimo2.sandbox import Sandbox
-from aimo2.types import Problem
+from aimo2.solver import Solver, Tools
+from aimo2.types import Problem, Trace
 
 Work = Callable[[Problem, Deadline], Awaitable[None]]
 """Works off one problem. Raises what the model raises."""
@@ -124,27 +125,47 @@ class _Watch:
     """An `Observer` that adds up how much text came and how long code was waited for."""
 
     useful: Useful
-    received: int = 0
-    since: float | None = None
+    received: dict[int, int] = field(default_factory=dict)
+    """Rollout -> characters that it was sent."""
+    since: dict[int, float] = field(default_factory=dict)
+    """Rollout -> when it asked for the cell that it waits for."""
 
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         if kind == "sampled":
-            self.received += len(text)
+            self.received[rollout] = self.received.get(rollout, 0) + len(text)
 
     def progress(self, rollout: Rollout) -> None:
         now = asyncio.get_running_loop().time()
         if rollout.state == "running code":
-            self.since = self.since or now
-        elif self.since is not None:
-            self.useful.asked += now - self.since
-            self.since = None
+            self.since.setdefault(rollout.index, now)
+        elif (since := self.since.pop(rollout.index, None)) is not None:
+            self.useful.asked += now - since
+
+    def add(self, trace: Trace) -> None:
+        """An ended rollout's own turns."""
+        total, received = self.useful, self.received.get(trace.rollout, 0)
+        own = trace.turns[trace.num_shared_turns :]
+        kept = sum(len(turn.text) for turn in own)
+        total.num_sampled += trace.num_own_tokens
+        total.num_useful += trace.num_own_tokens * (min(1.0, kept / received) if received else 0.0)
+        for turn in own:
+            if turn.run is not None:
+                total.num_runs += 1
+                total.num_failed += turn.run.error is not None
+                total.running += turn.run.seconds
+
+
+def _raise_failure(trace: Trace) -> None:
+    """A rollout that the model or the sandbox failed is a failure of the load."""
+    if trace.stop_reason in ("model_error", "sandbox_error"):
+        raise RuntimeError(f"{trace.stop_reason}: {trace.error}")
 
 
 @dataclass(slots=True)
 class Tir:
     """Whole rollouts as the solver runs them: stop at code, run it, continue, to an answer.
 
-    `kernels`: where code runs. `useful` adds up over all rollouts that ended.
+    `sandbox`: where code runs. `useful` adds up over all rollouts that ended.
     """
 
     model: Model
@@ -164,20 +185,28 @@ class Tir:
         rollout = Rollout(question, index)
         await rollout.run(deadline)
         trace = rollout.trace()
-        if trace.stop_reason in ("model_error", "sandbox_error"):
-            raise RuntimeError(f"{trace.stop_reason}: {trace.error}")
-        self._add(rollout, watch)
+        _raise_failure(trace)
+        watch.add(trace)
 
-    def _add(self, rollout: Rollout, watch: _Watch) -> None:
-        trace, total = rollout.trace(), self.useful
-        kept = sum(len(turn.text) for turn in trace.turns)
-        total.num_sampled += trace.num_tokens
-        total.num_useful += trace.num_tokens * min(1.0, kept / watch.received if kept else 0.0)
-        for turn in trace.turns:
-            if turn.run is not None:
-                total.num_runs += 1
-                total.num_failed += turn.run.error is not None
-                total.running += turn.run.seconds
+
+@dataclass(slots=True)
+class Solving:
+    """Whole questions, solved as `aimo2 solve` does: openings, forks, code, votes.
+
+    `config` should not stop early, so that each question costs about the same.
+    """
+
+    tools: Tools
+    config: SolveConfig
+    useful: Useful = field(default_factory=Useful)
+
+    async def work(self, problem: Problem, deadline: Deadline) -> None:
+        """One question. Raises `RuntimeError` where the model or the sandbox failed a rollout."""
+        watch = _Watch(self.useful)
+        solved = await Solver(problem, self.config, self.tools, watch).solve(deadline)
+        for trace in solved.traces:
+            _raise_failure(trace)
+            watch.add(trace)
 
 
 def _messages(problem: Problem) -> Sequence[Message]:
