@@ -13,6 +13,7 @@ from aimo2.parse import (
     LoopDetector,
     cut_middle,
     indent_lines,
+    open_fence,
 )
 
 
@@ -218,3 +219,22 @@ def test_cutting_keeps_both_ends_and_says_how_much_is_missing() -> None:
 
 def test_indentation_is_put_before_each_line() -> None:
     assert indent_lines("a\n\nb", "  ") == "  a\n  \n  b"
+
+
+@pytest.mark.parametrize(
+    ("text", "fence"),
+    [
+        ("", None),
+        ("x\n```python\nprint(1)", "```"),
+        ("```python\nprint(1)\n```", None),
+        ("```python\nprint(1)\n```\n```output\n1", "```"),
+        ("```python\nprint(1)\n```\n```output\n1\n```\nSo", None),
+        ("```python\nprint(1)\n```output\n1", "```"),
+        ("````python\n```\n", "````"),
+        ("1. ~~~py\n   x", "   ~~~"),
+        ("So ```python\nx", "```"),
+        ("a ```b``` c", None),
+    ],
+)
+def test_the_fence_that_closes_the_last_block_is_known(text: str, fence: str | None) -> None:
+    assert open_fence(text) == fence

@@ -150,6 +150,24 @@ class CutConfig(_Config):
     """Answers that `length` needs."""
 
 
+class VerifyConfig(_Config):
+    """Having a model compare the solutions and vote, too (GenSelect); `verifier` does it."""
+
+    comparisons: Annotated[int, Field(ge=0)] = 0
+    """0 is off."""
+    size: Annotated[int, Field(ge=2)] = 8
+    """Solutions in one comparison, at most."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Of all its votes together, in terms of all others together."""
+    max_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Of one comparison."""
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
+    summary_chars: Annotated[int, Field(ge=100)] = 1500
+    """Characters of a solution that are shown."""
+    seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Kept for it at the end of a question that has a deadline; a quarter of its time at most."""
+
+
 WeighRule = Literal[
     "count",
     "mean_confidence",
@@ -275,7 +293,9 @@ class SolveConfig(_Config):
     thinking: Literal["auto", "on", "off"] = "auto"
     """Whether a model that can think does so before it answers."""
     branch: BranchConfig = BranchConfig()
+    cut: CutConfig = CutConfig()
     weigh: WeighConfig = WeighConfig()
+    verify: VerifyConfig = VerifyConfig()
     stop: StopConfig = StopConfig()
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Sampled tokens of the whole question; then every rollout is made to answer."""
@@ -312,7 +332,7 @@ class SolveConfig(_Config):
             wants.append(1)
         if self.weigh.rule == "inverse_entropy":
             wants.append(5)
-        if self.weigh.rule.endswith("_confidence") or self.weigh.keep < 1:
+        if self.cut.confidence or self.weigh.rule.endswith("_confidence") or self.weigh.keep < 1:
             wants.append(20)
         return max(wants)
 

@@ -102,11 +102,6 @@ class FenceParser:
         return self._block is not None
 
     @property
-    def open_fence(self) -> str | None:
-        """What closes the block that the text so far ends in, with its indentation."""
-        return None if self._block is None else self._block.indent + self._block.fence
-
-    @property
     def offset(self) -> int:
         """Characters fed so far."""
         return self._line_start + sum(map(len, self._partial))
@@ -278,6 +273,30 @@ def _looks_like_python(code: str) -> bool:
         isinstance(node, kinds) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
         for node in body
     )
+
+
+def open_fence(text: str) -> str | None:
+    """What closes the fenced block that `text` ends in, its indentation included; `None` if none.
+
+    Output blocks count, unlike in `FenceParser`, which is not fed what was injected. Fences inside
+    strings are taken for fences here.
+    """
+    indent, fence = "", ""
+    for line in text.split("\n"):
+        if fence:
+            closing = _CLOSING.match(line)
+            if closing is None or closing[1][0] != fence[0] or len(closing[1]) < len(fence):
+                continue
+            if not closing[2].strip():
+                fence = ""
+            elif closing[2].strip().lower() in OUTPUT_LANGUAGES:
+                fence = closing[1]
+        elif opening := _OPENING.match(line):
+            lead, fence = opening[1], opening[2]
+            indent = " " * len(lead) if lead.strip() else lead
+        elif line.count("`") == 3 and (inline := _INLINE_OPENING.search(line)):
+            indent, fence = "", inline[1]
+    return indent + fence if fence else None
 
 
 class LoopDetector:

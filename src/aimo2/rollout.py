@@ -308,7 +308,13 @@ class Rollout:
         """What the last cell printed, whole; `None` if it failed, or where none ran."""
         self._temperature = variation.temperature or (path.temperature if path else None)
         self._nudge = variation.nudge
-        self.confidence = path.confidence.copy() if path else ConfidenceMeter()
+        self.confidence = path.confidence.copy() if path else ConfidenceMeter(config.cut.window)
+        self.in_block = False
+        """Whether its text ends inside a code block, while it samples."""
+        self.offered: Extracted | None = None
+        """An answer that a watcher has found, for the rollout that it ends."""
+        self.num_side_tokens = 0
+        """Sampled for it besides, by its watchers."""
         self._kernel = kernel
         self._current: _TurnSoFar | None = None
         self._loop_detector = LoopDetector()
@@ -391,6 +397,11 @@ class Rollout:
         """Of the newest model call that has brought anything; `None` before there is one."""
         current = self._current.pace() if self._current else None
         return current or self._last_pace
+
+    @property
+    def deadline(self) -> Deadline:
+        """When it stops sampling."""
+        return self._soft
 
     @property
     def started(self) -> bool:
@@ -516,11 +527,13 @@ class Rollout:
                     turn.take(chunk)
                     self.confidence.take(chunk)
                     self._observer.text(self.index, "sampled", chunk.text)
+                    events = parser.feed(chunk.text)
+                    self.in_block = parser.in_block
                     ending: _Ending | None = (
                         self._thought(thinking, chunk)
-                        or self._ending(parser.feed(chunk.text), skipped)
+                        or self._ending(events, skipped)
                         or self._watched(chunk)
-                        or self._fenced(chunk, in_block=parser.in_block)
+                        or self._fenced(chunk)
                         or self._stepped(None if parser.in_block else stepper, chunk)
                     )
                     if ending is not None:
@@ -567,11 +580,11 @@ class Rollout:
                 return _Stopped(stop)
         return None
 
-    def _fenced(self, chunk: Chunk, *, in_block: bool) -> _Injected | None:
+    def _fenced(self, chunk: Chunk) -> _Injected | None:
         """Begin a code block for the model where its opening says so."""
         if self._fence.over or not self._with_code or self._has_code:
             return None
-        at = self._fence.feed(chunk.text, self.num_tokens, in_block=in_block)
+        at = self._fence.feed(chunk.text, self.num_tokens, in_block=self.in_block)
         if at is None:
             return None
         self._cut(at)
@@ -747,6 +760,7 @@ class Rollout:
         if stop in ("unsure", "forked", "pruned"):
             self.finish(stop)
             return
+        await self._read_answer(self.offered)
         await self._read_answer(extract(self._reply))
         forcing = self._question.config.salvage.enabled and stop not in _NOT_FORCED
         if self.answer is None and forcing and self.has_text:
@@ -902,6 +916,7 @@ class Rollout:
             num_shared_turns=self.num_shared_turns,
             started=self._since_question(self._started_at) if self._started_at else 0.0,
             stats=self.confidence.stats(),
+            num_side_tokens=self.num_side_tokens,
             model=self._question.model_name,
         )
 

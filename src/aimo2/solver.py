@@ -12,6 +12,7 @@ from aimo2.answers import Canonical, Judge, group
 from aimo2.config import SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.llm import Chunk, Model
+from aimo2.policy.select import Candidate, verdict_votes
 from aimo2.policy.signals import Signals, signals_of
 from aimo2.policy.stop import stopped
 from aimo2.policy.vote import Tally, tally
@@ -25,11 +26,14 @@ from aimo2.rollout import (
     Rollout,
     Stepper,
     Watcher,
+    derive_seed,
 )
 from aimo2.sandbox import Sandbox
 from aimo2.scorer import Confidence, Scorer
 from aimo2.tree import Tree
 from aimo2.types import Outcome, Problem, RolloutStop, StopReason, Trace, Vote
+from aimo2.verifier import Verdict, Verifier, candidate
+from aimo2.watch import Cuts, Prober
 
 _LAST_WORD_SECONDS = 0.3
 """Rollouts are cancelled this long before the deadline, so that the vote is out in time."""
@@ -47,8 +51,18 @@ _MOST_SALVAGE = 0.25
 _FIRST_SALVAGE = 0.1
 """The same before any speed was observed."""
 _SALVAGE_SAFETY = 1.5
+_MOST_VERIFYING = 0.25
+"""Part of the question's time that is kept for a verifier, at most."""
 _CALLED_IN: dict[StopReason, RolloutStop] = {"deadline": "deadline", "max_tokens": "max_tokens"}
 """Why a rollout ends that gave no answer when the question was wound down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A model and the name that it is served by."""
+
+    model: Model
+    name: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,10 @@ class Tools:
     """For the record: what isolates the sandbox."""
     model_name: str | None = None
     """For the record, and to know the model's family by."""
+    asked_as: str | None = None
+    """The name to know the family by, where it is another: of two models, the one that begins."""
+    verifier: Named | None = None
+    """The model that compares solutions; `None` is the one that wrote them."""
     scorer: Scorer = field(default_factory=Confidence)
     """For the policies that score unfinished rollouts."""
 
@@ -110,6 +128,11 @@ class _Ballot:
             renamed[one.rollout] = names.setdefault(number, one.answer or "")
         return [replace(one, answer=renamed.get(one.rollout)) for one in signals]
 
+    def hear(self, picks: Sequence[Candidate]) -> None:
+        """Count a verifier's choices beside the votes."""
+        verdict = verdict_votes(picks, self.votes, self.config.verify.weight)
+        self.tally = tally((*self.votes, *verdict))
+
     def weights(self) -> dict[int, float]:
         """Rollout -> the weight of its vote."""
         return {vote.rollout: vote.weight for vote in self.votes}
@@ -126,7 +149,11 @@ class Solver:
         self._config = config
         self._tools = tools
         self._observer = observer
-        self._family = find_family(tools.model_name, config.family)
+        self._family = find_family(tools.asked_as or tools.model_name, config.family)
+        self._cuts = Cuts(config.cut, Prober(tools.model, self._family, config.answer_type))
+        self._verifier = self._chosen_verifier() if config.verify.comparisons else None
+        self._verifying: asyncio.Task[Verdict] | None = None
+        self._num_verifier_tokens = 0
         self._ballot = _Ballot(config, tools.judge)
         self._tree: Tree | None = None
         self._over = asyncio.Event()
@@ -136,6 +163,13 @@ class Solver:
         self._began = 0.0
         self._deadline = NEVER
         self._num_tokens = 0
+
+    def _chosen_verifier(self) -> Verifier:
+        other = self._tools.verifier
+        model, family = self._tools.model, self._family
+        if other is not None:
+            model, family = other.model, find_family(other.name)
+        return Verifier(model, family, self._config.verify, self._config.concurrency)
 
     @property
     def tally(self) -> Tally:
@@ -168,6 +202,8 @@ class Solver:
         """
         if reason == "interrupted":
             self._stop(reason)
+            if self._verifying is not None:
+                self._verifying.cancel()
         else:
             self._wind_down(reason)
 
@@ -196,7 +232,15 @@ class Solver:
                 rollout.move(self._settled_by(), now, _CALLED_IN.get(reason, "cancelled"))
 
     def _settled_by(self) -> Deadline:
-        return self._deadline.earlier(_LAST_WORD_SECONDS + _SETTLE_SECONDS)
+        return self._voted_by().earlier(_SETTLE_SECONDS)
+
+    def _voted_by(self) -> Deadline:
+        """When the rollouts' votes have to be in: a verifier may need some time behind them."""
+        reserve = 0.0
+        if self._verifier is not None and self._deadline.when() is not None:
+            whole = self._deadline.at - self._began
+            reserve = max(0.0, min(self._config.verify.seconds, _MOST_VERIFYING * whole))
+        return self._deadline.earlier(_LAST_WORD_SECONDS + reserve)
 
     async def solve(self, deadline: Deadline) -> Solved:
         """Run the question to its end, by `deadline` at the latest.
@@ -213,6 +257,7 @@ class Solver:
             warming.cancel()
             await asyncio.wait([warming])
         await self._last_resort()
+        await self._verify()
         seconds = asyncio.get_running_loop().time() - self._began
         return Solved(await self._outcome(seconds), tuple(self._traces()))
 
@@ -262,7 +307,7 @@ class Solver:
             pending = {task for task in pending if not task.done()}
             if not pending:
                 break
-            if self._deadline.earlier(_LAST_WORD_SECONDS).passed():
+            if self._voted_by().passed():
                 self._stop(self._winding or "deadline")
             elif self._wind_down_at().passed():
                 self._wind_down("deadline")
@@ -270,7 +315,7 @@ class Solver:
 
     async def _wait_a_while(self, workers: set[asyncio.Task[None]]) -> None:
         """For a worker's end, a moved deadline or the decision; or until there may be news."""
-        until = self._deadline.earlier(_LAST_WORD_SECONDS)
+        until = self._voted_by()
         seconds: float | None = None
         if until.when() is not None:
             seconds = until.remaining()
@@ -328,6 +373,7 @@ class Solver:
 
     async def _count(self, rollout: Rollout, tree: Tree) -> None:
         """Weigh the rollout's vote with the others, and stop the question if that decides it."""
+        self._cuts.ended(rollout)
         await self._ballot.add(signals_of(rollout.trace()))
         reason = stopped(
             self._config.stop, self._ballot.votes, tree.running, self._config.num_rollouts
@@ -360,9 +406,38 @@ class Solver:
             )
         )
 
+    async def _verify(self) -> None:
+        """Where the votes differ, have a model compare the solutions and vote, too."""
+        if self._verifier is None or self._stop_reason == "interrupted":
+            return
+        by = self._deadline.earlier(_LAST_WORD_SECONDS)
+        seed = derive_seed(self._config.seed, self._problem.id, -1, 0)
+        self._verifying = asyncio.create_task(
+            self._verifier.judge(self._problem.statement, self._candidates(), seed, by)
+        )
+        try:
+            await asyncio.wait([self._verifying])
+        finally:
+            self._verifying.cancel()
+        if not self._verifying.cancelled():
+            verdict = self._verifying.result()
+            self._num_verifier_tokens = verdict.num_tokens
+            self._ballot.hear(verdict.picks)
+
+    def _candidates(self) -> list[Candidate]:
+        """The solutions behind the votes, under the answers that they are counted for."""
+        answers = {vote.rollout: vote.answer for vote in self._ballot.votes}
+        chars = self._config.verify.summary_chars
+        found = [
+            candidate(rollout.trace(), self._family, chars)
+            for rollout in self.rollouts
+            if rollout.index in answers
+        ]
+        return [replace(each, answer=answers[each.rollout]) for each in found if each is not None]
+
     def watchers(self, rollout: Rollout) -> Sequence[Watcher]:
         """Who looks at a rollout: see `Owner`."""
-        return (_Spending(self),)
+        return (_Spending(self), *self._cuts.watchers(rollout))
 
     def stepper(self, rollout: Rollout) -> Stepper | None:
         """What finds boundaries inside a model call: see `Owner`."""
@@ -403,7 +478,8 @@ class Solver:
             votes=votes.weights,
             stop_reason="failed" if failed else self._stop_reason,
             num_rollouts=len(rollouts),
-            num_sampled_tokens=sum(rollout.num_own_tokens for rollout in rollouts),
+            num_sampled_tokens=self._num_verifier_tokens
+            + sum(rollout.num_own_tokens + rollout.num_side_tokens for rollout in rollouts),
             num_code_runs=sum(rollout.num_own_code_runs for rollout in rollouts),
             seconds=seconds,
             note=self._note(votes),

@@ -190,6 +190,8 @@ class Trace(Value):
     """Seconds from the question's start to this rollout's own first request."""
     stats: TokenStats | None = None
     """Over the whole path; `None` where the server gave no log-probabilities."""
+    num_side_tokens: int = 0
+    """Sampled for it besides and thrown away: probes of its answer."""
     weight: float | None = None
     """What its vote weighed in the last tally; `None` where it cast none."""
     model: str | None = None

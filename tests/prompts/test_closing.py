@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from aimo2.answers import extract
 from aimo2.config import AnswerType
-from aimo2.parse import FenceParser
+from aimo2.parse import open_fence
 from aimo2.prompts.closing import (
     answer_prefix,
     close_thinking,
@@ -31,6 +31,7 @@ PIECES = st.lists(
             "\n```\n",
             "\n```",
             "\n  ```py\n",
+            "\n```output\n42\n```\n",
             "我们算一下",
             "<|end|>",
             "<|start|>assistant",
@@ -44,9 +45,7 @@ PIECES = st.lists(
 def test_closing_leaves_neither_thinking_nor_code_open(reply: str, family: Family) -> None:
     closed = reply + close_thinking(reply, family)
     assert not is_thinking(closed, family)
-    parser = FenceParser()
-    parser.feed(closed + "\n")
-    assert not parser.in_block
+    assert open_fence(closed) is None
     assert close_thinking(closed, family) == ""
 
 
@@ -96,6 +95,12 @@ def test_an_open_code_block_is_closed_with_its_own_fence_and_indentation(fence: 
     assert close_thinking(reply, QWEN) == f"\n   {fence}\n"
     assert close_thinking(reply + "\n", QWEN) == f"   {fence}\n"
     assert close_thinking(f"So:\n{fence}python", QWEN) == f"\n{fence}\n"
+
+
+def test_a_block_that_was_run_is_not_closed_again() -> None:
+    ran = "```python\nprint(6*7)\n```\n```output\n42\n```\nSo"
+    assert close_thinking(ran, QWEN) == ""
+    assert close_thinking(ran.removesuffix("```\nSo"), QWEN) == "```\n"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ reply, and sampling goes on behind it. Nothing here changes what the model has w
 import re
 
 from aimo2.config import AnswerType
-from aimo2.parse import FenceParser
+from aimo2.parse import open_fence
 from aimo2.prompts.families import UNKNOWN, Family, style_of
 
 _CJK = re.compile(r"[一-鿿]")
@@ -81,13 +81,10 @@ def thinking_end(text: str, family: Family = UNKNOWN) -> int | None:
 
 def _closing_fence(reply: str) -> str:
     """The fence that ends an open code block, on a line of its own; empty where none is open."""
-    parser = FenceParser()
-    parser.feed(reply)
-    whole_line = not reply or reply.endswith("\n")
-    if not whole_line:
-        parser.feed("\n")
-    block = parser.open_fence
-    return "" if block is None else f"{'' if whole_line else chr(10)}{block}\n"
+    fence = open_fence(reply)
+    if fence is None:
+        return ""
+    return f"{fence}\n" if reply.endswith("\n") else f"\n{fence}\n"
 
 
 def _break(text: str) -> str:
