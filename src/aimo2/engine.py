@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aimo2.answers import Judge
-from aimo2.config import EngineConfig, LocalServerConfig, ServerConfig, SolveConfig
+from aimo2.config import BranchConfig, EngineConfig, LocalServerConfig, ServerConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable, ServerError, SetupError
 from aimo2.llm.client import ClientLimits, Endpoint, OpenAIModel
+from aimo2.llm.reward import RewardModel
 from aimo2.llm.router import RoutedModel
 from aimo2.llm.template import CHATML
 from aimo2.llm.transport import shown
 from aimo2.sandbox.forkserver import ForkSandbox
+from aimo2.scorer import make_scorer
 from aimo2.serving.llama_cpp import LlamaServer, ServerEvent
 from aimo2.serving.machine import usable_cores
 from aimo2.serving.store import default_home
@@ -90,7 +92,20 @@ async def open_engine(
             ) from error
         if isolation.warning and solve.rollout.max_code_runs:
             notify(isolation.warning)
-        yield Engine(Tools(model, sandbox, judge, isolation.active), failure)
+        scorer = make_scorer(solve.branch, await _reward_model(solve.branch, stack, deadline))
+        tools = Tools(model, sandbox, judge, isolation.active, model.name, scorer)
+        yield Engine(tools, failure)
+
+
+async def _reward_model(
+    config: BranchConfig, stack: AsyncExitStack, deadline: Deadline
+) -> RewardModel | None:
+    """A client of the reward model that the search asks for, known to answer."""
+    if config.scorer != "reward" or config.reward_url is None:
+        return None
+    reward = await stack.enter_async_context(RewardModel(config.reward_url, config.reward_model))
+    await reward.connect(deadline)
+    return reward
 
 
 async def _open_model(

@@ -293,3 +293,79 @@ def test_a_page_of_the_solve_is_written(run: Run, tmp_path: Path) -> None:
     assert 'id="q0b0"' in text
     assert run("solve", "--html", str(tmp_path / "no" / "x.html"), "x") == 2
     assert "does not exist; create it" in run.err
+
+
+def test_flags_beat_assignments_beat_the_environment_beat_the_file_beat_the_preset(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        'preset = "thorough"\nnum_rollouts = 5\nseed = 1\n[stop]\nrule = "never"\nk = 9\n'
+    )
+    monkeypatch.setenv("AIMO2_SEED", "2")
+    monkeypatch.setenv("AIMO2_STOP__K", "8")
+    flags = ("--config", str(path), "--set", "stop.k=7", "--set", "seed=3", "--seed", "4")
+    assert run("solve", *flags, "--stop", "k_equal", "x") == 0
+    config = run.configs[0][1]
+    assert (config.branch.policy, config.num_rollouts) == ("bfs", 5)
+    assert (config.seed, config.stop.rule, config.stop.k) == (4, "k_equal", 7)
+
+
+def test_every_choice_is_a_flag(run: Run) -> None:
+    flags = (
+        "--preset fast --stop window --min-votes 2 --max-votes 9 --certainty 0.9 --weigh"
+        " short_first --keep 0.5 --trivial 0.6 --branch beam --roots 2 --children 2 --width 2"
+        " --scorer code --token-budget 999 --rollout-timeout 7 --min-thinking-tokens 5"
+        " --max-thinking-tokens 50 --no-salvage --salvage-seconds 3 --equal-votes 3"
+    )
+    assert run("solve", *flags.split(), "x") == 0
+    config = run.configs[0][1]
+    assert (config.stop.rule, config.stop.min_votes, config.stop.max_votes) == ("window", 2, 9)
+    assert (config.stop.certainty, config.stop.k) == (0.9, 3)
+    assert (config.weigh.rule, config.weigh.keep, config.weigh.trivial) == ("short_first", 0.5, 0.6)
+    branch = config.branch
+    assert (branch.policy, branch.roots, branch.children, branch.width) == ("beam", 2, 2, 2)
+    assert (branch.scorer, config.max_tokens, config.rollout.timeout) == ("code", 999, 7)
+    assert config.rollout.min_thinking_tokens == 5
+    assert config.rollout.max_thinking_tokens == 50
+    assert (config.salvage.enabled, config.salvage.seconds) == (False, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--preset", "none"], "no preset is called 'none'"),
+        (["--config", "none.toml"], "none.toml cannot be read"),
+        (["--min-votes", "5", "--max-votes", "2"], "min_votes 5 is above max_votes 2"),
+        (["--scorer", "reward"], "needs the reward model's URL"),
+        (["--weigh", "calibrated"], "aimo2 calibrate"),
+        (["--set", "stop"], "NAME=VALUE"),
+        (["--set", "stop.speed=9"], "--set stop.speed 9: input should be"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_one_clear_line(run: Run, args: list[str], said: str) -> None:
+    assert run("solve", "x", *args) == 2
+    assert said in run.err
+    assert len(run.err.splitlines()) == 1
+
+
+def test_the_run_s_record_stands_beside_its_traces(run: Run, tmp_path: Path) -> None:
+    traces = tmp_path / "t.jsonl"
+    assert run("solve", "x", "--traces", str(traces), "--preset", "fast", "--seed", "9") == 0
+    record = json.loads((tmp_path / "t.jsonl.run.json").read_text())
+    assert SolveConfig.model_validate(record["solve"]) == run.configs[0][1]
+    assert record["solve"]["seed"] == 9
+    assert "python" in record["versions"]
+
+
+def test_presets_are_listed_and_shown_as_files_that_can_be_used(run: Run, tmp_path: Path) -> None:
+    assert run("presets") == 0
+    assert {line.split()[0] for line in run.out.splitlines()} == {
+        "aimo2-winner-like", "default", "fast", "thorough",
+    }  # fmt: skip
+    assert run("presets", "fast") == 0
+    path = tmp_path / "mine.toml"
+    path.write_text(run.out)
+    assert run("solve", "x", "--config", str(path)) == 0
+    assert run.configs[0][1].stop.rule == "k_equal"
+    assert run("presets", "none") == 2

@@ -11,6 +11,7 @@ from aimo2.cli.doctor import doctor as doctor_command
 from aimo2.cli.exam import app as exam_app
 from aimo2.cli.kaggle import app as kaggle_app
 from aimo2.cli.models import app as models_app
+from aimo2.cli.presets import presets as presets_command
 from aimo2.cli.sandbox import app as sandbox_app
 from aimo2.cli.serve import serve as serve_command
 from aimo2.cli.show import ShowCommand
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("solve", cls=ShowCommand)(solve_command)
+app.command("presets")(presets_command)
 app.command("serve")(serve_command)
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(exam_app, name="exam")

@@ -15,22 +15,17 @@ import typer
 from pydantic import ValidationError
 
 from aimo2 import engine
-from aimo2.cli import errors, options
+from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.display import Display
 from aimo2.cli.models import ensure_model
 from aimo2.cli.page import SolvePage
 from aimo2.cli.show import ShowName, display_for
-from aimo2.config import (
-    EngineConfig,
-    KernelConfig,
-    RolloutConfig,
-    SamplingConfig,
-    SolveConfig,
-)
+from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import ConfigError, InputError, ServerError
 from aimo2.journal import AnswerFile, TraceFile
 from aimo2.problems import read_problems
+from aimo2.runrecord import beside, run_record, write_run_record
 from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.solver import Solved, Solver, Tools
 from aimo2.types import Outcome, Problem
@@ -78,7 +73,12 @@ def solve(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a problem on standard output.")
     ] = False,
-    traces: Annotated[Path | None, typer.Option(help="Write whole traces as JSON lines.")] = None,
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write whole traces as JSON lines; the run's configuration goes beside them."
+        ),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", help="Write one self-contained page of trees, texts and votes."),
@@ -96,24 +96,46 @@ def solve(
     base_url: options.BaseUrlOption = None,
     api_key_env: options.ApiKeyEnvOption = None,
     chat_template: options.ChatTemplateOption = None,
-    rollouts: Annotated[
-        int | None, typer.Option("--rollouts", "-n", help="Attempts a problem, at most.")
-    ] = None,
-    concurrency: options.ConcurrencyOption = None,
-    openings: options.OpeningsOption = "code,code,code,plain",
-    code: options.CodeOption = True,
-    max_tokens: options.MaxTokensOption = 1024,
-    max_code_runs: options.MaxCodeRunsOption = 4,
-    cell_timeout: options.CellTimeoutOption = 10.0,
-    timeout: options.TimeoutOption = None,
-    stop: options.StopOption = options.StopRuleName.MAJORITY,
-    answer_type: options.AnswerTypeOption = options.AnswerTypeName.INT,
-    modulus: options.ModulusOption = None,
-    temperature: options.TemperatureOption = 0.7,
-    top_p: options.TopPOption = 0.95,
-    min_p: options.MinPOption = 0.0,
-    logprobs: options.LogprobsOption = False,
-    seed: options.SeedOption = 0,
+    preset: flags.Preset = None,
+    config_file: flags.ConfigFile = None,
+    rollouts: flags.Rollouts = None,
+    concurrency: flags.Concurrency = None,
+    openings: flags.Openings = None,
+    code: flags.Code = None,
+    family: flags.Family = None,
+    answer_type: flags.AnswerType = None,
+    modulus: flags.Modulus = None,
+    temperature: flags.Temperature = None,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = None,
+    logprobs: flags.Logprobs = None,
+    seed: flags.Seed = None,
+    assignments: flags.Assignments = None,
+    stop: flags.Stop = None,
+    min_votes: flags.MinVotes = None,
+    max_votes: flags.MaxVotes = None,
+    equal_votes: flags.EqualVotes = None,
+    certainty: flags.Certainty = None,
+    weigh: flags.Weigh = None,
+    keep: flags.Keep = None,
+    trivial: flags.Trivial = None,
+    branch: flags.Branch = None,
+    roots: flags.Roots = None,
+    children: flags.Children = None,
+    width: flags.Width = None,
+    scorer: flags.Scorer = None,
+    reward_url: flags.RewardUrl = None,
+    reward_model: flags.RewardModel = None,
+    max_tokens: flags.MaxTokens = None,
+    token_budget: flags.TokenBudget = None,
+    max_code_runs: flags.MaxCodeRuns = None,
+    cell_timeout: flags.CellTimeout = None,
+    timeout: flags.Timeout = None,
+    rollout_timeout: flags.RolloutTimeout = None,
+    min_thinking_tokens: flags.MinThinking = None,
+    max_thinking_tokens: flags.MaxThinking = None,
+    salvage: flags.Salvage = None,
+    salvage_seconds: flags.SalvageSeconds = None,
     threads: options.ThreadsOption = None,
     context: options.ContextOption = 4096,
     sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
@@ -123,41 +145,24 @@ def solve(
     Only answers go to standard output. Exit code: 0 all answered, 1 some without an answer,
     2 bad input or set-up, 130 interrupted.
     """
+    given = {name: value for name, value in locals().items() if name in choice.FLAGS}
     problems = _problems(text, file)
     try:
         engine_config = EngineConfig(
             server=options.server_config(base_url, model, api_key_env, chat_template),
-            concurrency=concurrency,
             threads=threads,
             context=context,
             sandbox=sandbox.value,
         )
-        sizes = engine.sizes(engine_config, rollouts)
-        config = SolveConfig(
-            num_rollouts=sizes.num_rollouts,
-            concurrency=sizes.concurrency,
-            openings=tuple(part.strip() for part in openings.split(",")),
-            stop=stop.value,
-            timeout=timeout,
-            seed=seed,
-            answer_type=answer_type.value,
-            modulus=modulus,
-            sampling=SamplingConfig(
-                temperature=temperature,
-                top_p=top_p,
-                min_p=min_p,
-                logprobs=logprobs,
-                token_spans=logprobs,
-            ),
-            rollout=RolloutConfig(
-                max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
-            ),
-            kernel=KernelConfig(cell_timeout=cell_timeout),
-        )
     except ValidationError as error:
         raise ConfigError(errors.spoken_validation(error)) from error
-    if config.modulus is not None and config.answer_type != "int":
-        raise ConfigError("--modulus needs integer answers; use --answer-type int")
+    config = choice.choose(
+        engine_config,
+        preset=preset,
+        config_file=config_file,
+        assignments=assignments or (),
+        flags={**given, "code": code, "token_spans": logprobs},
+    )
     console = errors.stderr_console()
     with contextlib.ExitStack() as files:
         output = Output(
@@ -174,7 +179,7 @@ def solve(
             fetching = time.monotonic() - asked
             engine_config = engine_config.model_copy(update={"model_path": path})
         display = display_for(show, console, len(problems))
-        session = _Session(problems, config, engine_config, output, display, fetching)
+        session = _Session(problems, config, engine_config, output, display, fetching, traces)
         exit_code = _run(session)
     raise typer.Exit(exit_code)
 
@@ -201,6 +206,8 @@ class _Session:
     display: Display
     fetching: float
     """Seconds that the model's download took; no question's clock runs meanwhile."""
+    traces: Path | None = None
+    """Where traces go, and beside them the run's record."""
     solver: Solver | None = None
     interrupted: bool = False
     main: "asyncio.Task[Any] | None" = None
@@ -234,6 +241,9 @@ class _Session:
         async with engine.open_engine(
             self.engine, self.config, self.display.notice, first_deadline
         ) as opened:
+            if self.traces is not None:
+                record = run_record(self.config, self.engine, opened.tools.model_name)
+                write_run_record(beside(self.traces), record)
             for number, problem in enumerate(self.problems, 1):
                 await self._one(problem, number, opened.tools, deadline)
                 if self.interrupted:

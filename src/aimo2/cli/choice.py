@@ -1,0 +1,125 @@
+"""The configuration that a command's flags, environment, `--config` and `--preset` come to."""
+
+import os
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from aimo2 import engine, presets
+from aimo2.config import EngineConfig, SolveConfig
+from aimo2.errors import ConfigError
+from aimo2.presets import Layer
+
+FLAGS = {
+    "rollouts": "num_rollouts",
+    "concurrency": "concurrency",
+    "openings": "openings",
+    "family": "family",
+    "thinking": "thinking",
+    "timeout": "timeout",
+    "token_budget": "max_tokens",
+    "seed": "seed",
+    "answer_type": "answer_type",
+    "modulus": "modulus",
+    "stop": "stop.rule",
+    "min_votes": "stop.min_votes",
+    "max_votes": "stop.max_votes",
+    "equal_votes": "stop.k",
+    "certainty": "stop.certainty",
+    "weigh": "weigh.rule",
+    "keep": "weigh.keep",
+    "trivial": "weigh.trivial",
+    "branch": "branch.policy",
+    "roots": "branch.roots",
+    "children": "branch.children",
+    "width": "branch.width",
+    "scorer": "branch.scorer",
+    "reward_url": "branch.reward_url",
+    "reward_model": "branch.reward_model",
+    "salvage": "salvage.enabled",
+    "salvage_seconds": "salvage.seconds",
+    "max_tokens": "rollout.max_tokens",
+    "max_code_runs": "rollout.max_code_runs",
+    "rollout_timeout": "rollout.timeout",
+    "min_thinking_tokens": "rollout.min_thinking_tokens",
+    "max_thinking_tokens": "rollout.max_thinking_tokens",
+    "cell_timeout": "kernel.cell_timeout",
+    "temperature": "sampling.temperature",
+    "top_p": "sampling.top_p",
+    "min_p": "sampling.min_p",
+    "logprobs": "sampling.logprobs",
+    "token_spans": "sampling.token_spans",
+}
+"""Flag -> the field that it sets."""
+
+
+def flag_layer(given: Mapping[str, Any]) -> Layer:
+    """What was given on the command line; `None` is a flag that was not.
+
+    `code`: whether code may be run at all; `openings`: names behind commas.
+    """
+    values: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    asked = {name: value for name, value in given.items() if value is not None}
+    if asked.pop("code", True) is False:
+        asked["max_code_runs"] = 0
+    for name, value in asked.items():
+        plain = value.value if isinstance(value, Enum) else value
+        if name == "openings" and isinstance(plain, str):
+            plain = tuple(part.strip() for part in plain.split(",") if part.strip())
+        presets.put(values, FLAGS[name].split("."), plain)
+        names[FLAGS[name]] = "--" + name.replace("_", "-")
+    return Layer("", values, names)
+
+
+def choose(
+    engine_config: EngineConfig,
+    *,
+    preset: str | None,
+    config_file: Path | None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+) -> SolveConfig:
+    """The configuration; flags beat `--set`, then the environment, the file and the preset.
+
+    What none of them says about the number of attempts is sized to the engine. Raises
+    `ConfigError`, which names the flag, the file's entry or the variable that cannot be used.
+    """
+    layers = _layers(preset, config_file, assignments, flags, environment)
+    config = presets.resolve([_sized(engine_config, presets.merged(layers)), *layers])
+    if config.modulus is not None and config.answer_type != "int":
+        raise ConfigError("--modulus needs integer answers; use --answer-type int")
+    return config
+
+
+def _layers(
+    preset: str | None,
+    config_file: Path | None,
+    assignments: Sequence[str],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] | None,
+) -> list[Layer]:
+    upper = [
+        presets.environment_layer(os.environ if environment is None else environment),
+        presets.set_layer(assignments),
+        flag_layer(flags),
+    ]
+    if config_file is not None:
+        from_file, named = presets.file_layer(config_file)
+        upper.insert(0, from_file)
+        preset = preset or named
+    return [presets.preset_layer(preset or presets.DEFAULT), *upper]
+
+
+def _sized(engine_config: EngineConfig, asked: Mapping[str, Any]) -> Layer:
+    """The lowest layer: how many attempts the engine can bear."""
+    wanted, at_once = asked.get("num_rollouts"), asked.get("concurrency")
+    if isinstance(at_once, int) and at_once >= 1:
+        engine_config = engine_config.model_copy(update={"concurrency": at_once})
+    sizes = engine.sizes(engine_config, wanted if isinstance(wanted, int) else None)
+    return Layer(
+        "the engine's size",
+        {"num_rollouts": sizes.num_rollouts, "concurrency": max(1, sizes.concurrency)},
+    )

@@ -1,0 +1,191 @@
+"""Flags that choose how a question is solved, each empty where it was not given (see `choice`)."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from aimo2.cli.options import AnswerTypeName
+from aimo2.config import BranchConfig, BranchPolicy, WeighRule
+from aimo2.types import StopRule
+
+_SOLVING = "How a question is solved"
+_VOTES = "Votes"
+_TREE = "The tree of attempts"
+_LIMITS = "Limits"
+
+
+def _names(title: str, values: object) -> type[StrEnum]:
+    """An enumeration for typer of a `Literal`'s values."""
+    return StrEnum(title, {str(value).upper(): str(value) for value in get_args(values)})  # type: ignore[return-value]
+
+
+StopName: Any = _names("StopName", StopRule)
+WeighName: Any = _names("WeighName", WeighRule)
+BranchName: Any = _names("BranchName", BranchPolicy)
+ScorerName: Any = _names("ScorerName", BranchConfig.model_fields["scorer"].annotation)
+
+
+def _option(panel: str, *names: str, **rest: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **rest)
+
+
+Preset = Annotated[
+    str | None,
+    _option(
+        _SOLVING,
+        "--preset",
+        envvar="AIMO2_PRESET",
+        help="A named configuration to start from; aimo2 presets lists them. [default: default]",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    _option(
+        _SOLVING,
+        "--config",
+        envvar="AIMO2_CONFIG",
+        help="TOML of the same form as a preset; beats the preset.",
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    _option(
+        _SOLVING,
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other setting by its path, such as branch.entropy=1.2. May be given again.",
+    ),
+]
+Rollouts = Annotated[
+    int | None, _option(_SOLVING, "--rollouts", "-n", help="Attempts a problem, at most.")
+]
+Concurrency = Annotated[
+    int | None, _option(_SOLVING, "--concurrency", help="Attempts that run at the same time.")
+]
+Openings = Annotated[
+    str | None,
+    _option(_SOLVING, "--openings", help="How attempts start, in turn: names behind commas."),
+]
+Code = Annotated[
+    bool | None, _option(_SOLVING, "--code/--no-code", help="Whether the model may run code.")
+]
+Family = Annotated[
+    str | None,
+    _option(_SOLVING, "--family", help="The model's family, where its name does not tell it."),
+]
+AnswerType = Annotated[
+    AnswerTypeName | None,
+    _option(_SOLVING, "--answer-type", help="Integers, or any expression."),
+]
+Modulus = Annotated[
+    int | None,
+    _option(_SOLVING, "--modulus", help="Reduce integer answers modulo this (1000 for AIMO-2)."),
+]
+Temperature = Annotated[
+    float | None, _option(_SOLVING, "--temperature", help="Sampling temperature.")
+]
+TopP = Annotated[float | None, _option(_SOLVING, "--top-p", help="Nucleus sampling.")]
+MinP = Annotated[
+    float | None, _option(_SOLVING, "--min-p", help="Least probability, relative to the best.")
+]
+Logprobs = Annotated[
+    bool | None,
+    _option(_SOLVING, "--logprobs/--no-logprobs", help="Record log-probabilities."),
+]
+Seed = Annotated[int | None, _option(_SOLVING, "--seed", help="Same seed, same requests.")]
+
+Stop = Annotated[StopName | None, _option(_VOTES, "--stop", help="When the vote is decided early.")]
+MinVotes = Annotated[
+    int | None, _option(_VOTES, "--min-votes", help="Votes below which no rule decides.")
+]
+MaxVotes = Annotated[
+    int | None, _option(_VOTES, "--max-votes", help="Votes that end a question in any case.")
+]
+EqualVotes = Annotated[
+    int | None, _option(_VOTES, "--equal-votes", help="Agreeing votes that k_equal asks for.")
+]
+Certainty = Annotated[
+    float | None,
+    _option(_VOTES, "--certainty", help="Probability at which adaptive_consistency stops."),
+]
+Weigh = Annotated[WeighName | None, _option(_VOTES, "--weigh", help="What a vote weighs.")]
+Keep = Annotated[
+    float | None,
+    _option(_VOTES, "--keep", help="Part of the votes that count: the most confident."),
+]
+Trivial = Annotated[
+    float | None,
+    _option(_VOTES, "--trivial", help="Factor for answers up to 20 and multiples of 100."),
+]
+
+Branch = Annotated[BranchName | None, _option(_TREE, "--branch", help="Where attempts fork.")]
+Roots = Annotated[
+    int | None, _option(_TREE, "--roots", help="Attempts that are opened before any fork.")
+]
+Children = Annotated[
+    int | None, _option(_TREE, "--children", help="Ways that a forked attempt goes on in.")
+]
+Width = Annotated[
+    int | None, _option(_TREE, "--width", help="Ways that a beam goes on in (beam, dvts).")
+]
+Scorer = Annotated[
+    ScorerName | None,
+    _option(_TREE, "--scorer", help="What rebase, beam and dvts go by."),
+]
+RewardUrl = Annotated[
+    str | None,
+    _option(_TREE, "--reward-url", help="A process reward model's server, for --scorer reward."),
+]
+RewardModel = Annotated[
+    str | None, _option(_TREE, "--reward-model", help="Its name, where the server has several.")
+]
+
+MaxTokens = Annotated[
+    int | None, _option(_LIMITS, "--max-tokens", help="Sampled tokens an attempt, at most.")
+]
+TokenBudget = Annotated[
+    int | None, _option(_LIMITS, "--token-budget", help="Sampled tokens a problem, at most.")
+]
+MaxCodeRuns = Annotated[
+    int | None, _option(_LIMITS, "--max-code-runs", help="Code runs an attempt, at most.")
+]
+CellTimeout = Annotated[
+    float | None, _option(_LIMITS, "--cell-timeout", help="Seconds a code run may take.")
+]
+Timeout = Annotated[
+    float | None,
+    _option(_LIMITS, "--timeout", help="Seconds a problem may take; never passed by over 1 s."),
+]
+RolloutTimeout = Annotated[
+    float | None, _option(_LIMITS, "--rollout-timeout", help="Seconds an attempt may take.")
+]
+MinThinking = Annotated[
+    int | None,
+    _option(
+        _LIMITS,
+        "--min-thinking-tokens",
+        help="Thinking that ends before is made to go on.",
+    ),
+]
+MaxThinking = Annotated[
+    int | None,
+    _option(_LIMITS, "--max-thinking-tokens", help="Thinking is ended after so many tokens."),
+]
+Salvage = Annotated[
+    bool | None,
+    _option(
+        _LIMITS,
+        "--salvage/--no-salvage",
+        help="Force an answer out of attempts that end without one.",
+    ),
+]
+SalvageSeconds = Annotated[
+    float | None,
+    _option(
+        _LIMITS,
+        "--salvage-seconds",
+        help="How long before the deadline. [default: learned from the speed]",
+    ),
+]

@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import pytest
+
+from aimo2 import presets
+from aimo2.errors import ConfigError
+from aimo2.presets import Layer
+
+
+def test_every_preset_is_a_valid_configuration_that_tells_what_it_is_for() -> None:
+    assert set(presets.presets()) == {"fast", "default", "thorough", "aimo2-winner-like"}
+    for name, preset in presets.presets().items():
+        assert presets.load_preset(name).num_rollouts >= 1
+        assert preset.about
+
+
+def test_the_winner_s_rules_are_those_of_the_paper() -> None:
+    config = presets.load_preset("aimo2-winner-like")
+    assert (config.stop.rule, config.stop.k, config.num_rollouts) == ("k_equal", 4, 16)
+    assert (config.rollout.max_code_runs, config.kernel.cell_timeout) == (6, 2)
+    assert (config.rollout.output_chars, config.timeout, config.modulus) == (200, 350, 1000)
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"'slow'.*aimo2-winner-like, default, fast, thorough"):
+        presets.load_preset("slow")
+
+
+def test_later_layers_beat_earlier_ones_value_by_value() -> None:
+    layers = [
+        Layer("a", {"stop": {"rule": "k_equal", "k": 3}, "seed": 1, "rollout": {"max_tokens": 9}}),
+        Layer("b", {"stop": "never", "rollout": {"max_code_runs": 2}}),
+    ]
+    config = presets.resolve(layers)
+    assert (config.stop.rule, config.stop.k, config.seed) == ("never", 3, 1)
+    assert (config.rollout.max_tokens, config.rollout.max_code_runs) == (9, 2)
+    assert layers[0].values["stop"] == {"rule": "k_equal", "k": 3}
+
+
+def test_the_environment_sets_fields_and_leaves_other_variables_alone() -> None:
+    layer = presets.environment_layer(
+        {
+            "AIMO2_NUM_ROLLOUTS": "8",
+            "AIMO2_STOP__RULE": "never",
+            "AIMO2_OPENINGS": '["plain"]',
+            "AIMO2_HOME": "/x",
+            "STOP": "k_equal",
+        }
+    )
+    config = presets.resolve([layer])
+    assert (config.num_rollouts, config.stop.rule, config.openings) == (8, "never", ("plain",))
+    assert set(layer.values) == {"num_rollouts", "stop", "openings"}
+
+
+def test_assignments_reach_any_field_also_below_a_short_form() -> None:
+    layers = [Layer("", {"stop": "k_equal"}), presets.set_layer(["stop.k=2", "branch.policy=bfs"])]
+    config = presets.resolve(layers)
+    assert (config.stop.rule, config.stop.k, config.branch.policy) == ("k_equal", 2, "bfs")
+
+
+@pytest.mark.parametrize("wrong", ["stop.k", "=3", ""])
+def test_an_assignment_without_name_or_value_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="NAME=VALUE"):
+        presets.set_layer([wrong])
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (Layer("f.toml", {"rollout": {"max_tokens": 0}}), r"f.toml: rollout.max_tokens 0: input"),
+        (Layer("f.toml", {"speed": 1}), r"f.toml: speed 1: there is no such setting"),
+        (Layer("f.toml", {"stop": {"rule": "x"}}), r"f.toml: stop.rule x: input should be"),
+        (presets.environment_layer({"AIMO2_SEED": "x"}), r"environment: AIMO2_SEED x: input"),
+        (presets.set_layer(["branch.children=0"]), r"^--set branch.children 0: input"),
+        (
+            Layer("f.toml", {"stop": {"min_votes": 9, "max_votes": 2}}),
+            r"f.toml: stop: min_votes 9 is above max_votes 2",
+        ),
+        (
+            Layer("f.toml", {"branch": {"scorer": "reward"}}),
+            r"f.toml: branch: the scorer `reward` needs",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(layer: Layer, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        presets.resolve([presets.preset_layer("default"), layer])
+
+
+def test_a_file_may_name_its_preset(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('preset = "fast"\nseed = 5\n[stop]\nrule = "never"\n')
+    layer, preset = presets.file_layer(path)
+    assert preset == "fast"
+    assert presets.resolve([presets.preset_layer(preset), layer]).seed == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("seed = ", "is no TOML"), ("preset = 3", "preset must be a name")]
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        presets.file_layer(path)
+    with pytest.raises(ConfigError, match=r"none.toml cannot be read"):
+        presets.file_layer(tmp_path / "none.toml")
