@@ -1,14 +1,14 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aimo2.errors import ModelUnavailable
 from aimo2.llm import Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.sandbox import CellResult
-from aimo2.types import Problem
+from aimo2.types import Problem, StopReason
 from tests.scripted import config, model, run_solver
 
 
@@ -155,6 +155,7 @@ def test_openings_are_taken_in_turn() -> None:
     assert [trace.opening for trace in run.solved.traces] == ["code", "plain", "code", "plain"]
 
 
+@settings(deadline=None)  # other work on the machine must not fail it
 @given(st.permutations([0.1, 0.2, 0.3, 0.4, 0.5]))
 def test_the_vote_does_not_depend_on_the_order_of_arrival(delays: list[float]) -> None:
     answers = (3, 1, 2, 1, 3)
@@ -164,3 +165,11 @@ def test_the_vote_does_not_depend_on_the_order_of_arrival(delays: list[float]) -
     )
     assert run.solved.outcome.answer == "3"
     assert run.solved.outcome.votes == {"3": 2.0, "1": 2.0, "2": 1.0}
+
+
+@pytest.mark.parametrize("reason", ["interrupted", "no_progress"])
+def test_an_interrupt_before_the_start_ends_it_at_once(reason: StopReason) -> None:
+    run = run_solver(
+        model(boxed(42)), config(num_rollouts=2), interrupt_after=0.0, interrupt_reason=reason
+    )
+    assert (run.solved.outcome.stop_reason, run.seconds) == (reason, 0.0)

@@ -222,9 +222,11 @@ class Solver:
 
     def _wind_down(self, reason: StopReason) -> None:
         """Open nothing more, and have what is open answer now."""
-        if self._winding is not None or self._tree is None:
+        if self._winding is not None:
             return
         self._winding = reason
+        if self._tree is None:
+            return
         self._tree.stop_growing()
         now = Deadline.after(0)
         for rollout in self._tree.rollouts:
@@ -250,6 +252,8 @@ class Solver:
         self._began = asyncio.get_running_loop().time()
         self._deadline = deadline
         self._tree = Tree(self._question(), self._score)
+        if self._winding is not None:  # it was interrupted before it began
+            self._tree.stop_growing()
         warming = asyncio.create_task(self._warm())
         try:
             await self._run_workers(self._tree)
