@@ -93,7 +93,7 @@ async def open_engine(
         if isolation.warning and solve.rollout.max_code_runs:
             notify(isolation.warning)
         scorer = make_scorer(solve.branch, await _reward_model(solve.branch, stack, deadline))
-        tools = Tools(model, sandbox, judge, isolation.active, model.name, scorer)
+        tools = Tools(model, sandbox, judge, isolation.active, model_name=model.name, scorer=scorer)
         yield Engine(tools, failure)
 
 
