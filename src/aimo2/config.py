@@ -193,8 +193,8 @@ class Calibration(_Config):
     means: dict[str, float]
     scales: dict[str, float]
     shift: float = 0.0
-    """Log-odds added to every vote before it is cut at 0: what a right answer is worth against
-    wrong ones that scatter over many values."""
+    """Log-odds added to a vote before it is cut at 0: -log of the probability that two wrong traces
+    of a problem agree. Above 0, because wrong answers scatter."""
     num_traces: int = 0
     """That it was fitted on."""
     num_problems: int = 0

@@ -1,17 +1,17 @@
 """What each vote of a question weighs. Pure: the whole set in, votes out. Knows no models.
 
 A weight is the product of the rule's weight (in units of a plain vote: their mean, or their median,
-is 1), the filter (0 or 1), the prior against trivial answers, the weight of the answer's source,
-and the discount for a shared prefix. The last two make up `Vote.count`, which rules that count
-votes go by. Every rule is invariant under the order of the votes.
+is 1; log-odds for `calibrated`), the filter (0 or 1), the prior against trivial answers, the weight
+of the answer's source, and the discount for a shared prefix. The last two make up `Vote.count`,
+which rules that count votes go by. Every rule is invariant under the order of the votes.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from aimo2.config import WeighConfig
-from aimo2.policy.calibrate import log_odds
+from aimo2.config import Calibration, WeighConfig
+from aimo2.policy.calibrate import SOURCE_FEATURES, log_odds
 from aimo2.policy.signals import Signals
 from aimo2.policy.vote import SOURCE_WEIGHTS
 from aimo2.types import TokenStats, Vote
@@ -38,16 +38,26 @@ def weigh(config: WeighConfig, signals: Sequence[Signals]) -> list[Vote]:
     for one, weight, keep, discount in zip(voters, rule, kept, discounts, strict=True):
         assert one.answer is not None
         count = SOURCE_WEIGHTS[one.source] * discount
+        held = discount if _knows_source(config, one) else count
         prior = config.trivial if guards and is_trivial(one.answer) else 1.0
         votes.append(
             Vote(
                 rollout=one.rollout,
                 answer=one.answer,
-                weight=weight * prior * count if keep else 0.0,
+                weight=weight * prior * held if keep else 0.0,
                 count=count,
             )
         )
     return votes
+
+
+def _knows_source(config: WeighConfig, one: Signals) -> bool:
+    """Whether the rule's own weight has the source in it, so that it must not be held against the
+    vote twice.
+    """
+    if config.rule != "calibrated" or config.calibration is None:
+        return False
+    return SOURCE_FEATURES.get(one.source) in config.calibration.coefficients
 
 
 def is_separable(config: WeighConfig) -> bool:
@@ -102,10 +112,8 @@ def _rule_weights(config: WeighConfig, voters: Sequence[Signals]) -> list[float]
         case "short_first":
             return _short_first(config.shortest, voters)
         case "calibrated":
-            calibration = config.calibration
-            assert calibration is not None
-            shift = calibration.shift
-            return [max(0.0, odds + shift) for odds in log_odds(calibration, voters)]
+            assert config.calibration is not None
+            return _calibrated(config.calibration, voters)
         case _:
             return _confidence(config.rule, voters)
 
@@ -164,6 +172,17 @@ def _inverse_entropy(voters: Sequence[Signals]) -> list[float]:
         else min(ENTROPY_BOUND, max(1 / ENTROPY_BOUND, 1.0 / max(value, 1e-9) / middle))
         for value in values
     ]
+
+
+def _calibrated(calibration: Calibration, voters: Sequence[Signals]) -> list[float]:
+    """The weight of evidence for the vote's answer, in nats, at least 0.
+
+    A trace that is right with probability p votes for its answer; if it is wrong, it lands on
+    another trace's wrong answer only with the probability c with which wrong traces agree. The
+    likelihood ratio of "this answer is right" against "another one is" is then p / ((1 - p) c), so
+    that the weight is the log-odds plus the shift -log c, as for independent witnesses.
+    """
+    return [max(0.0, odds + calibration.shift) for odds in log_odds(calibration, voters)]
 
 
 def _short_first(shortest: int | None, voters: Sequence[Signals]) -> list[float]:
