@@ -7,11 +7,13 @@ import typer
 import aimo2
 from aimo2.cli import errors
 from aimo2.cli.benchmark import app as benchmark_app
+from aimo2.cli.calibrate import calibrate as calibrate_command
 from aimo2.cli.doctor import doctor as doctor_command
 from aimo2.cli.exam import app as exam_app
 from aimo2.cli.kaggle import app as kaggle_app
 from aimo2.cli.models import app as models_app
 from aimo2.cli.presets import presets as presets_command
+from aimo2.cli.replay import replay as replay_command
 from aimo2.cli.sandbox import app as sandbox_app
 from aimo2.cli.serve import serve as serve_command
 from aimo2.cli.show import ShowCommand
@@ -36,6 +38,8 @@ app.add_typer(kaggle_app, name="kaggle")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(trace_app, name="trace")
 app.command("doctor")(doctor_command)
+app.command("replay")(replay_command)
+app.command("calibrate")(calibrate_command)
 
 
 def _print_version(wanted: bool) -> None:

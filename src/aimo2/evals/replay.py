@@ -44,7 +44,7 @@ class Throughput:
 
 
 DEFAULT_THROUGHPUT = Throughput(base=0.0099, per_stream=0.0001)
-"""100 tokens a second for one stream, 621 for 16, 3,900 for 64, 10,000 at most: a round figure
+"""100 tokens a second for one stream, 1,390 for 16, 3,930 for 64, 10,000 at most: round figures
 of a small model on one data-centre GPU, not a measurement."""
 
 
