@@ -13,11 +13,13 @@ from aimo2.benchmark.figures import (
     Machine,
     limiting,
     measure,
+    prefix_hits,
     quantile,
     speed,
     spread,
 )
 from aimo2.benchmark.meter import Call
+from aimo2.llm import PromptUse
 
 
 def call(begun: float, *arrivals: tuple[float, int], state: str = "finished") -> Call:
@@ -27,6 +29,7 @@ def call(begun: float, *arrivals: tuple[float, int], state: str = "finished") ->
         last,
         state,  # type: ignore[arg-type]
         "boom" if state == "failed" else "",
+        None,
         array("d", [instant for instant, _ in arrivals]),
         array("l", [count for _, count in arrivals]),
     )
@@ -132,3 +135,14 @@ def test_an_idle_gpu_with_free_slots_asks_for_more_load() -> None:
 
 def test_the_error_of_no_slices_is_unknown() -> None:
     assert math.isnan(figures().model_copy(update={"slices": ()}).standard_error)
+
+
+def test_prefix_hits_are_over_the_prompts_that_ended_in_the_window_and_were_told() -> None:
+    calls = [
+        Call(begun=0, ended=1, prompt=PromptUse(100, 80)),
+        Call(begun=0, ended=2, prompt=PromptUse(300, 0)),
+        Call(begun=0, ended=9, prompt=PromptUse(50, 50)),
+        Call(begun=0, ended=2),
+    ]
+    assert prefix_hits(calls, 0, 5) == pytest.approx(0.2)
+    assert prefix_hits(calls[3:], 0, 5) is None

@@ -97,6 +97,7 @@ def test_the_benchmark_prints_its_table_and_its_report_compares(tiny: Path, tmp_
     assert set(results) == {"decode", "tir", "tree"}
     assert results["decode"]["num_tokens"] == 3 * 24
     assert all(each["tokens_per_second"] > 0 for each in results.values())
+    assert results["tree"]["machine"]["prefix_hits"] > 0.2  # children find their opening's text
     lines = done.stdout.splitlines()
     assert len(lines) == 7  # what was measured, titles, three rows, two efficiencies
     assert lines[-1].startswith("efficiency of tree x2: ")

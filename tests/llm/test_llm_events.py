@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from aimo2.errors import RequestRejected
-from aimo2.llm import Chunk
+from aimo2.llm import Chunk, PromptUse
 from aimo2.llm.events import BrokenStreamError, ReplyReader, ReportedError
 from aimo2.llm.sse import MAX_LINE
 
@@ -232,3 +232,24 @@ def test_an_error_event_is_reported_with_its_status(error: Any, status: int) -> 
         ReplyReader().feed(event(text="a") + data({"error": error}))
     assert caught.value.status == status
     assert orjson.loads(caught.value.body) == {"error": error}
+
+
+def test_the_last_chunk_says_how_much_of_the_prompt_was_cached() -> None:
+    reader = ReplyReader()
+    usage = {
+        "completion_tokens": 1,
+        "prompt_tokens": 46,
+        "prompt_tokens_details": {"cached_tokens": 40},
+    }
+    reader.feed(data({"choices": [{"text": "a", "finish_reason": "length"}]}))
+    reader.feed(data({"choices": [], "usage": usage}) + DONE)
+    assert reader.end().prompt == PromptUse(46, 40)
+
+
+@pytest.mark.parametrize("details", [None, {}, {"cached_tokens": None}])
+def test_a_server_that_does_not_say_is_not_guessed(details: object) -> None:
+    reader = ReplyReader()
+    usage = {"completion_tokens": 1, "prompt_tokens": 46, "prompt_tokens_details": details}
+    reader.feed(data({"choices": [{"text": "a", "finish_reason": "stop"}]}))
+    reader.feed(data({"choices": [], "usage": usage}) + DONE)
+    assert reader.end().prompt is None

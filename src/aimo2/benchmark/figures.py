@@ -173,6 +173,15 @@ def _between(calls: Iterable[Call], begin: float, end: float) -> Spread | None:
     return Spread(median=pick[0], p99=pick[1])
 
 
+def prefix_hits(calls: Iterable[Call], begin: float, end: float) -> float | None:
+    """Share of the prompts' tokens that were cached, over the calls that ended in the window and
+    whose server told; `None` where none did.
+    """
+    told = [call.prompt for call in calls if call.prompt and begin <= call.ended <= end]
+    total = sum(prompt.num_tokens for prompt in told)
+    return sum(prompt.num_cached for prompt in told) / total if total else None
+
+
 def spread(values: Sequence[float]) -> Spread | None:
     """`None` where there are no values."""
     if not values:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aimo2.deadline import Deadline
-from aimo2.llm import Chunk, Conversation, Model, Sampling
+from aimo2.llm import Chunk, Conversation, Model, PromptUse, Sampling
 
 State = Literal["open", "finished", "closed", "failed"]
 
@@ -18,13 +18,15 @@ class Call:
     """One call of a model. Instants are seconds on the event loop's clock.
 
     `instants` and `counts`: when tokens arrived, and how many together. `state`: "closed" where
-    the caller ended the stream, as at a code block. `error`: one line of a failed call.
+    the caller ended the stream, as at a code block. `error`: one line of a failed call. `prompt`:
+    what the server said of its prefix cache.
     """
 
     begun: float
     ended: float = 0.0
     state: State = "open"
     error: str = ""
+    prompt: PromptUse | None = None
     instants: "array[float]" = field(default_factory=lambda: array("d"))
     counts: "array[int]" = field(default_factory=lambda: array("l"))
 
@@ -72,6 +74,7 @@ class MeteredModel:
         try:
             async with aclosing(self._model.stream(conversation, sampling, deadline)) as chunks:
                 async for chunk in chunks:
+                    call.prompt = chunk.prompt
                     if chunk.num_tokens:
                         call.instants.append(now())
                         call.counts.append(chunk.num_tokens)

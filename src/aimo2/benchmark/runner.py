@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import aimo2
 from aimo2.answers import Canonical, Judge
-from aimo2.benchmark.figures import Code, Figures, limiting, measure
+from aimo2.benchmark.figures import Code, Figures, limiting, measure, prefix_hits
 from aimo2.benchmark.load import HopelessError, Plan, Progress, run_load
 from aimo2.benchmark.meter import MeteredModel
 from aimo2.benchmark.monitor import Monitor, Source
@@ -218,6 +218,9 @@ class Bench:
             )
             await run_load(work, self._problems(), plan, NEVER, progress, monitor.begin)
             machine_seen = await monitor.end()
+        if machine_seen.prefix_hits is None:  # no counters to read: by what each reply said
+            hits = prefix_hits(gate.calls, progress.begin, progress.end)
+            machine_seen = machine_seen.model_copy(update={"prefix_hits": hits})
         figures = measure(
             gate.calls,
             progress.begin,

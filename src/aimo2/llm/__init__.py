@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from aimo2.deadline import Deadline
 from aimo2.types import FinishReason
 
-__all__ = ["Chunk", "Conversation", "FinishReason", "Message", "Model", "Sampling"]
+__all__ = ["Chunk", "Conversation", "FinishReason", "Message", "Model", "PromptUse", "Sampling"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,14 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptUse:
+    """Tokens of a call's prompt, and how many of them the server had in its prefix cache."""
+
+    num_tokens: int
+    num_cached: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Tokens that arrived together: one network read, not one token.
 
@@ -67,6 +75,8 @@ class Chunk:
     logprobs: tuple[float, ...] = ()
     finish_reason: FinishReason | None = None
     top_logprobs: tuple[tuple[float, ...], ...] = ()
+    prompt: PromptUse | None = None
+    """On the last chunk, where the server tells."""
 
 
 class Model(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from aimo2.errors import RequestRejected
-from aimo2.llm import Chunk, FinishReason
+from aimo2.llm import Chunk, FinishReason, PromptUse
 from aimo2.llm.sse import SseDecoder
 
 _FINISH: dict[str, FinishReason] = {
@@ -62,6 +62,7 @@ class ReplyReader:
         self._logprobs: list[float] = []
         self._top: list[tuple[float, ...]] = []
         self._new_tokens = 0
+        self._prompt: PromptUse | None = None
         self._num_events = 0
         self._num_choices = 0
 
@@ -88,7 +89,8 @@ class ReplyReader:
             )
         if self._finish is None and not self.done:
             raise BrokenStreamError("the reply broke off")
-        return replace(rest or Chunk("", 0), finish_reason=_finish_reason(self._finish))
+        finish = _finish_reason(self._finish)
+        return replace(rest or Chunk("", 0), finish_reason=finish, prompt=self._prompt)
 
     def _take(self, events: list[bytes]) -> Chunk | None:
         for event in events:
@@ -119,7 +121,8 @@ class ReplyReader:
             usage = event.get("usage")
             if usage:
                 self._count(usage.get("completion_tokens") or 0)
-        except (ValueError, TypeError, AttributeError) as error:
+                self._prompt = _prompt_use(usage) or self._prompt
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise BrokenStreamError(f"an event that is no completion: {data[:200]!r}") from error
 
     def _count(self, total: int) -> None:
@@ -171,6 +174,14 @@ class ReplyReader:
         )
         if found:
             self._top.append(tuple(found[: self._candidates]))
+
+
+def _prompt_use(usage: dict[str, Any]) -> PromptUse | None:
+    """llama.cpp says it always, vLLM with `--enable-prompt-tokens-details`."""
+    details = usage.get("prompt_tokens_details")
+    if not details or details.get("cached_tokens") is None:
+        return None
+    return PromptUse(int(usage["prompt_tokens"]), int(details["cached_tokens"]))
 
 
 def _reported(error: Any, data: bytes) -> ReportedError:

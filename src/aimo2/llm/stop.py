@@ -41,8 +41,9 @@ class ReplyCutter:
         num_tokens = sum(held.num_tokens for held in self._held)
         logprobs = tuple(value for held in self._held for value in held.logprobs)
         top = tuple(values for held in self._held for values in held.top_logprobs)
+        prompt = self._held[-1].prompt if self._held else None
         self._held = [Chunk(rest, 0)] if rest else []
-        return Chunk(text, num_tokens, logprobs, reason, top)
+        return Chunk(text, num_tokens, logprobs, reason, top, prompt)
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:
