@@ -227,7 +227,10 @@ class WeighConfig(_Config):
     @model_validator(mode="after")
     def _has_calibration(self) -> Self:
         if self.rule == "calibrated" and self.calibration is None:
-            raise ValueError("weights of `calibrated` need a calibration; fit one: aimo2 calibrate")
+            raise ValueError(
+                "weights of `calibrated` need a calibration: fit one with `aimo2 calibrate -o F`"
+                " and give it with --config F"
+            )
         return self
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_the_grid_chooses_on_one_half_and_reports_the_other(samples: Path) -> No
 
 
 def test_a_fitted_model_can_be_stored_and_used(samples: Path, tmp_path: Path) -> None:
-    model, plot = tmp_path / "c.json", tmp_path / "c.png"
+    model, plot = tmp_path / "c.toml", tmp_path / "c.png"
     text = ran("calibrate", str(samples), "-o", str(model), "--plot", str(plot))
     assert "Brier score" in text
     assert "code_agrees\t+" in text
@@ -87,7 +88,7 @@ def test_a_fitted_model_can_be_stored_and_used(samples: Path, tmp_path: Path) ->
         )
     )
     assert report["policies"][1]["folds"] == 1
-    stored = json.loads(model.read_text())
+    stored = tomllib.loads(model.read_text())["weigh"]["calibration"]
     assert report["policies"][1]["weigh"]["calibration"] == stored
     as_json = json.loads(ran("calibrate", str(samples), "--json"))
     assert as_json["calibration"] == stored

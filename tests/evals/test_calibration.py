@@ -1,5 +1,6 @@
 import math
 import random
+import tomllib
 from pathlib import Path
 
 import numpy
@@ -11,6 +12,7 @@ from aimo2.config import Calibration, WeighConfig
 from aimo2.errors import InputError
 from aimo2.evals.calibration import (
     agreement_of_wrong,
+    as_config,
     cross_fit,
     fit,
     fold_of,
@@ -23,6 +25,7 @@ from aimo2.policy.calibrate import log_odds, probability
 from aimo2.policy.signals import Signals
 from aimo2.policy.vote import tally
 from aimo2.policy.weigh import weigh
+from aimo2.presets import Layer, file_layer, resolve
 from tests.evals.recorded import problem
 
 
@@ -182,16 +185,49 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit([problem("b", name=f"p{n}") for n in range(20)])
 
 
-def test_a_calibration_survives_its_file_and_others_are_refused(tmp_path: Path) -> None:
+def test_a_calibration_survives_its_file_and_is_a_configuration(tmp_path: Path) -> None:
     model = fit(drawn(30))
-    path = tmp_path / "c.json"
-    path.write_text(model.model_dump_json())
+    path = tmp_path / "c.toml"
+    path.write_text(as_config(model, "from drawn traces"))
     assert read_calibration(path) == model
-    path.write_text("{}")
-    with pytest.raises(InputError, match="is no calibration"):
+    layer, preset = file_layer(path)
+    config = resolve([layer])
+    assert preset is None
+    assert config.weigh == WeighConfig(rule="calibrated", calibration=model)
+    assert config.sampling.logprobs is False
+
+
+def test_a_model_that_needs_log_probabilities_asks_for_them() -> None:
+    model = Calibration(
+        intercept=0.0,
+        coefficients={"tail_logprob": 1.0},
+        means={"tail_logprob": 0.0},
+        scales={"tail_logprob": 1e-5},
+    )
+    values = tomllib.loads(as_config(model, "x"))
+    assert values["sampling"] == {"logprobs": True}
+    assert resolve([Layer("", values)]).weigh.calibration == model
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is no file of"),
+        ("{}", "is no file of"),
+        ("weigh = 3", "is no file of"),
+        ("[weigh.calibration]\nshift = 1.0", "weigh.calibration.intercept: field required"),
+    ],
+)
+def test_other_files_are_no_calibrations(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words):
         read_calibration(path)
+
+
+def test_a_missing_calibration_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
-        read_calibration(tmp_path / "none.json")
+        read_calibration(tmp_path / "none.toml")
 
 
 def test_the_reliability_is_drawn(tmp_path: Path) -> None:

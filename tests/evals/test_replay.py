@@ -89,7 +89,7 @@ def test_a_budget_of_seconds_ends_the_question() -> None:
 def test_a_budget_of_tokens_ends_the_question() -> None:
     recorded = problem("aab", [100, 300, 500])
     decision = replay(recorded, Policy(NEVER, concurrency=3), STEADY, tokens=360)
-    assert (decision.reason, decision.num_tokens, decision.num_votes) == ("deadline", 360, 1)
+    assert (decision.reason, decision.num_tokens, decision.num_votes) == ("max_tokens", 360, 1)
     assert decision.seconds == pytest.approx(1.3)
 
 

@@ -11,7 +11,16 @@ from aimo2.cli import errors
 from aimo2.cli.replay import GoldOption, TracesArgument, check_writable, load_recorded
 from aimo2.config import Calibration
 from aimo2.errors import ConfigError
-from aimo2.evals.calibration import FOLDS, RIDGE, Reliability, cross_fit, fit, plot, reliability
+from aimo2.evals.calibration import (
+    FOLDS,
+    RIDGE,
+    Reliability,
+    as_config,
+    cross_fit,
+    fit,
+    plot,
+    reliability,
+)
 from aimo2.journal import RecordFile
 
 
@@ -19,7 +28,9 @@ def calibrate(
     traces: TracesArgument,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write the fitted model here, for --calibration."),
+        typer.Option(
+            "--output", "-o", help="Write the fitted model as TOML, for --config of other commands."
+        ),
     ] = None,
     gold: GoldOption = None,
     folds: Annotated[
@@ -50,7 +61,8 @@ def calibrate(
         plot(found, plot_file)
     if output is not None:
         with RecordFile(output) as file:
-            file.append(model.model_dump_json(indent=1) + "\n")
+            names = ", ".join(path.name for path in traces)
+            file.append(as_config(model, f"{lines(model, found)[0][:-1]}: {names}"))
     if as_json:
         print(json.dumps({"calibration": model.model_dump(), "held_out": asdict(found)}, indent=1))
         return

@@ -6,6 +6,7 @@ for problems that the fit did not see. Knows no terminal.
 
 import hashlib
 import math
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,18 +229,36 @@ def _loss(design: Floats, y: Floats, penalty: Floats, weights: Floats) -> float:
     return float(numpy.sum(numpy.logaddexp(0, odds) - y * odds) + penalty @ weights**2 / 2)
 
 
+def as_config(model: Calibration, about: str) -> str:
+    """TOML for `--config`: votes weighed by the model, and log-probabilities asked for where it
+    needs them. `about`: one line on where it comes from.
+    """
+    lines = [f"# {about}", "", "[weigh]", 'rule = "calibrated"', "", "[weigh.calibration]"]
+    plain = ("intercept", "shift", "num_traces", "num_problems")
+    lines += [f"{name} = {getattr(model, name)!r}" for name in plain]
+    for name in ("coefficients", "means", "scales"):
+        lines += ["", f"[weigh.calibration.{name}]"]
+        lines += [f"{feature} = {value!r}" for feature, value in getattr(model, name).items()]
+    if any("logprob" in feature for feature in model.coefficients):
+        lines += ["", "[sampling]", "logprobs = true"]
+    return "\n".join(lines) + "\n"
+
+
 def read_calibration(path: Path) -> Calibration:
-    """A file that `aimo2 calibrate -o` wrote. Raises `InputError`."""
+    """The model in a file that `aimo2 calibrate -o` wrote. Raises `InputError`."""
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        weigh = values.get("weigh")
+        return Calibration.model_validate(weigh.get("calibration") if weigh else None)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
         what = error.errors()[0]
-        place = ".".join(map(str, what["loc"])) or "the file"
-        raise InputError(
-            f"{path} is no calibration of `aimo2 calibrate -o` ({place}: {what['msg'].lower()})"
-        ) from error
+        place = ".".join(map(str, ("weigh.calibration", *what["loc"])))
+        problem = f"{place}: {what['msg'].lower()}"
+    except (ValueError, AttributeError) as error:
+        problem = str(error)
+    raise InputError(f"{path} is no file of `aimo2 calibrate -o` ({problem})")
 
 
 def plot(found: Reliability, path: Path) -> None:

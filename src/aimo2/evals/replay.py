@@ -127,7 +127,7 @@ def replay(
 
     `order`: places in `problem.samples` in which rollouts are opened; as recorded where it is
     `None`. `seconds`, `tokens`: what the question may use; where one is used up, the votes so far
-    decide, and the reason is `deadline`. The same arguments give the same decision.
+    decide, and the reason is `deadline` or `max_tokens`. The same arguments give the same decision.
     """
     return _Question(problem, policy, server, order).run(seconds, tokens)
 
@@ -221,10 +221,8 @@ class _Question:
             self._open()
             if not self._streams and not self._running_code:
                 reason = "exhausted"
-            elif self._advance(seconds, tokens):
-                reason = "deadline"
             else:
-                reason = self._settle()
+                reason = self._advance(seconds, tokens) or self._settle()
         return self._decision(reason)
 
     def _open(self) -> None:
@@ -236,24 +234,25 @@ class _Question:
             self._num_opened += 1
             room -= 1
 
-    def _advance(self, seconds: float, tokens: float) -> bool:
-        """Go on to the next end of a stream or a code run; whether the budget ends before."""
+    def _advance(self, seconds: float, tokens: float) -> StopReason | None:
+        """Go on to the next end of a stream or a code run; the reason if a budget ends before."""
         count = len(self._streams)
         step = self._server.step(count)
         to_stream = (self._streams[0][0] - self._served) * step if count else math.inf
         to_code = self._running_code[0][0] - self._now if self._running_code else math.inf
-        to_budget = seconds - self._now
-        if count:
-            to_budget = min(to_budget, (tokens - self._spent) / count * step)
-        passed = max(0.0, min(to_stream, to_code, to_budget))
+        to_deadline = seconds - self._now
+        to_limit = (tokens - self._spent) / count * step if count else math.inf
+        passed = max(0.0, min(to_stream, to_code, to_deadline, to_limit))
         self._now += passed
-        grown = passed / step
-        if count and to_stream <= min(to_code, to_budget):
-            grown = self._streams[0][0] - self._served  # exact: the end is not missed by rounding
         if count:
+            # Exact where a stream ends, so that its end is not missed by rounding.
+            left = self._streams[0][0] - self._served
+            grown = left if to_stream <= passed else passed / step
             self._served += grown
             self._spent += grown * count
-        return to_budget < min(to_stream, to_code)
+        if passed < min(to_stream, to_code):
+            return "deadline" if to_deadline <= to_limit else "max_tokens"
+        return None
 
     def _settle(self) -> StopReason | None:
         """Take in everything that ends now, by number; the reason if a vote decides."""
@@ -272,12 +271,11 @@ class _Question:
 
     def _count(self, rollout: _Rollout) -> StopReason | None:
         signals = rollout.sample.signals
-        if not signals.votes:
-            return None
-        signals = replace(signals, rollout=rollout.number, finished_at=self._now)
-        self._signals.append(signals)
-        if self._separable:
-            self._votes += weigh(self._policy.weigh, (signals,))
+        if signals.votes:
+            signals = replace(signals, rollout=rollout.number, finished_at=self._now)
+            self._signals.append(signals)
+            if self._separable:
+                self._votes += weigh(self._policy.weigh, (signals,))
         if len(self._signals) < self._least:
             return None
         return stopped(

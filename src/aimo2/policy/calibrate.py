@@ -48,10 +48,11 @@ def _features(one: Signals, mean_log_length: float) -> Features:
         "no_score": float(one.score is None),
         "forced": float(one.source == "forced"),
         "from_output": float(one.source == "output"),
+        "guessed": float(one.source == "guessed"),
     }
 
 
-SOURCE_FEATURES = {"forced": "forced", "output": "from_output"}
+SOURCE_FEATURES = {"forced": "forced", "output": "from_output", "guessed": "guessed"}
 """Answer sources that a feature stands for."""
 
 
