@@ -132,7 +132,7 @@ def loads_of(name: str) -> Callable[[bytes], Any]:
 async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
     """The client under the whole rollout loop: parser, loop detector, observer, trace."""
     from aimo2.answers import canonical
-    from aimo2.config import RolloutConfig, SamplingConfig, SolveConfig
+    from aimo2.config import CutConfig, RolloutConfig, SamplingConfig, SolveConfig
     from aimo2.deadline import Deadline
     from aimo2.llm.client import OpenAIModel
     from aimo2.llm.template import CHATML
@@ -154,6 +154,7 @@ async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
     config = SolveConfig(
         openings=("plain",),
         sampling=SamplingConfig(logprobs=bool(job.logprobs)),
+        cut=CutConfig(confidence=job.logprobs > 1),
         rollout=RolloutConfig(max_tokens=job.num_tokens),
     )
     problem = Problem(id="1", statement="How many divisors has 20!?")
