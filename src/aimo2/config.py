@@ -373,6 +373,10 @@ class EngineConfig(_Config):
     server: ServerConfig | None = None
     """A server that somebody else runs; `None` starts our own with `model_path`."""
     model_path: Path | None = None
+    reasoner: ServerConfig | None = None
+    """Of another model, which reasons before ours goes on (`handover`)."""
+    verifier: ServerConfig | None = None
+    """Of another model, which compares the solutions (`verifier`); `None` is ours."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """Rollouts that stream at the same time; `None` sizes it to the engine."""
     context: Annotated[int, Field(ge=256)] = 4096

@@ -7,24 +7,26 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aimo2.answers import Judge
 from aimo2.config import BranchConfig, EngineConfig, LocalServerConfig, ServerConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable, ServerError, SetupError
+from aimo2.handover import HandOver, Part
 from aimo2.llm.client import ClientLimits, Endpoint, OpenAIModel
 from aimo2.llm.reward import RewardModel
 from aimo2.llm.router import RoutedModel
 from aimo2.llm.template import CHATML
 from aimo2.llm.transport import shown
+from aimo2.prompts.families import find_family
 from aimo2.sandbox.forkserver import ForkSandbox
 from aimo2.scorer import make_scorer
 from aimo2.serving.llama_cpp import LlamaServer, ServerEvent
 from aimo2.serving.machine import usable_cores
 from aimo2.serving.store import default_home
-from aimo2.solver import Tools
+from aimo2.solver import Named, Tools
 
 ServedModel = OpenAIModel | RoutedModel
 LOCAL_ROLLOUTS = 4
@@ -85,6 +87,10 @@ async def open_engine(
         try:
             async with asyncio.timeout_at(deadline.when()):
                 model, failure = await _open_model(config, solve, stack, notify, deadline)
+                reasoner = await _second(config.reasoner, stack, notify, deadline)
+                verifier = None
+                if solve.verify.comparisons:
+                    verifier = await _second(config.verifier, stack, notify, deadline)
                 isolation = await sandbox.report()
         except (TimeoutError, DeadlinePassed) as error:
             raise SetupError(
@@ -93,8 +99,44 @@ async def open_engine(
         if isolation.warning and solve.rollout.max_code_runs:
             notify(isolation.warning)
         scorer = make_scorer(solve.branch, await _reward_model(solve.branch, stack, deadline))
-        tools = Tools(model, sandbox, judge, isolation.active, model_name=model.name, scorer=scorer)
-        yield Engine(tools, failure)
+        tools = Tools(
+            model,
+            sandbox,
+            judge,
+            isolation.active,
+            model_name=model.name,
+            verifier=None if verifier is None else Named(verifier, verifier.name),
+            scorer=scorer,
+        )
+        yield Engine(tools if reasoner is None else _handed_over(tools, reasoner, solve), failure)
+
+
+async def _second(
+    served: ServerConfig | None,
+    stack: AsyncExitStack,
+    notify: Callable[[str], None],
+    deadline: Deadline,
+) -> ServedModel | None:
+    """Another server's model, connected; `None` where there is none."""
+    if served is None:
+        return None
+    model = await open_served(served, stack, notify)
+    features = await model.connect(deadline)
+    for line in features.reduced:
+        notify(f"{model.name}: {line}")
+    return model
+
+
+def _handed_over(tools: Tools, reasoner: ServedModel, solve: SolveConfig) -> Tools:
+    """The tools with a model that reasons before theirs goes on."""
+    begins = Part(reasoner, find_family(reasoner.name, solve.family))
+    goes_on = Part(tools.model, find_family(tools.model_name))
+    return replace(
+        tools,
+        model=HandOver(begins, goes_on),
+        model_name=f"{reasoner.name} > {tools.model_name}",
+        asked_as=reasoner.name,
+    )
 
 
 async def _reward_model(

@@ -369,3 +369,76 @@ def test_presets_are_listed_and_shown_as_files_that_can_be_used(run: Run, tmp_pa
     assert run("solve", "x", "--config", str(path)) == 0
     assert run.configs[0][1].stop.rule == "k_equal"
     assert run("presets", "none") == 2
+
+
+def test_a_mix_of_openings_is_spread_by_weight(run: Run) -> None:
+    assert run("solve", "--openings", "code:3,late", "x") == 0
+    assert run.configs[-1][1].openings == ("code", "code", "late", "code")
+
+
+def test_openings_of_ones_own_are_read_from_a_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('mix = "mine:2,code"\n[[opening]]\nname = "mine"\nfence_after = 9\n')
+    assert run("solve", "--openings-file", str(file), "x") == 0
+    config = run.configs[-1][1]
+    assert config.openings == ("mine", "code", "mine")
+    assert [(own.name, own.fence_after) for own in config.custom_openings] == [("mine", 9)]
+    assert run("solve", "--openings-file", str(file), "--openings", "mine", "x") == 0
+    assert run.configs[-1][1].openings == ("mine",)
+
+
+def test_rules_that_end_attempts_reach_the_configuration(run: Run) -> None:
+    flags = (
+        "--probe high --cut-unsure --cut-long 2.5 --confirmed --repairs 1 --genselect 6"
+        " --thinking off --family qwen3"
+    )
+    assert run("solve", *flags.split(), "x") == 0
+    config = run.configs[-1][1]
+    assert (config.cut.probe, config.cut.confidence, config.cut.length) == ("high", True, 2.5)
+    assert (config.cut.confirmed, config.rollout.repairs) == (True, 1)
+    assert (config.verify.comparisons, config.thinking, config.family) == (6, "off", "qwen3")
+    assert config.top_candidates == 20
+
+
+def test_a_second_models_server_is_named_by_flags(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R_KEY", "secret")
+    flags = (
+        "--reasoner http://r/v1 --reasoner-model big --reasoner-key-env R_KEY"
+        " --verifier http://v/v1 --genselect 4"
+    )
+    assert run("solve", *flags.split(), "x") == 0
+    config = run.configs[-1][0]
+    assert config.reasoner is not None
+    assert (config.reasoner.base_url, config.reasoner.model) == ("http://r/v1", "big")
+    assert config.reasoner.api_key_env == "R_KEY"
+    assert config.verifier is not None
+    assert config.verifier.base_url == "http://v/v1"
+    assert "secret" not in config.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--openings kode", "no opening is called 'kode': take some of plain,"),
+        ("--openings code:0", "'code:0': the weight of an opening is a whole number"),
+        ("--openings-file nowhere.toml", "nowhere.toml cannot be read"),
+        ("--family qwen9", "no model family is called 'qwen9'"),
+        ("--probe wild", "wild"),
+        ("--cut-long 0.5", "--cut-long 0.5"),
+        ("--genselect -1", "--genselect -1"),
+        ("--repairs -1", "--repairs -1"),
+        ("--reasoner-model big", "--reasoner-model needs --reasoner"),
+        ("--verifier-key-env KEY", "--verifier-key-env needs --verifier"),
+        ("--reasoner http://r/v1 --reasoner-key-env NO_SUCH", "NO_SUCH"),
+        ("--verifier http://v/v1", "--genselect 8"),
+        ("--set openings=['late','kode']", "'kode'"),
+    ],
+)
+def test_a_bad_choice_of_prompts_or_models_is_one_line_with_the_mend(
+    run: Run, flags: str, said: str
+) -> None:
+    assert run("solve", *flags.split(), "x") == 2
+    assert said in " ".join(run.err.split())
+    assert run.out == ""

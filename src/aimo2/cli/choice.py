@@ -6,10 +6,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from aimo2 import engine, presets
-from aimo2.config import EngineConfig, SolveConfig
+from pydantic import ValidationError
+
+from aimo2 import engine, presets, prompts
+from aimo2.config import EngineConfig, OpeningConfig, SolveConfig
 from aimo2.errors import ConfigError
 from aimo2.presets import Layer
+from aimo2.prompts.openings import UserOpenings
 
 FLAGS = {
     "rollouts": "num_rollouts",
@@ -37,6 +40,12 @@ FLAGS = {
     "scorer": "branch.scorer",
     "reward_url": "branch.reward_url",
     "reward_model": "branch.reward_model",
+    "genselect": "verify.comparisons",
+    "confirmed": "cut.confirmed",
+    "probe": "cut.probe",
+    "cut_unsure": "cut.confidence",
+    "cut_long": "cut.length",
+    "repairs": "rollout.repairs",
     "salvage": "salvage.enabled",
     "salvage_seconds": "salvage.seconds",
     "max_tokens": "rollout.max_tokens",
@@ -54,10 +63,11 @@ FLAGS = {
 """Flag -> the field that it sets."""
 
 
-def flag_layer(given: Mapping[str, Any]) -> Layer:
+def flag_layer(given: Mapping[str, Any], custom: Sequence[OpeningConfig] = ()) -> Layer:
     """What was given on the command line; `None` is a flag that was not.
 
-    `code`: whether code may be run at all; `openings`: names behind commas.
+    `code`: whether code may be run at all; `openings`: a mix of those built in and `custom`.
+    Raises `ConfigError` for an unknown opening.
     """
     values: dict[str, Any] = {}
     names: dict[str, str] = {}
@@ -67,7 +77,7 @@ def flag_layer(given: Mapping[str, Any]) -> Layer:
     for name, value in asked.items():
         plain = value.value if isinstance(value, Enum) else value
         if name == "openings" and isinstance(plain, str):
-            plain = tuple(part.strip() for part in plain.split(",") if part.strip())
+            plain = prompts.parse_mix(plain, custom)
         presets.put(values, FLAGS[name].split("."), plain)
         names[FLAGS[name]] = "--" + name.replace("_", "-")
     return Layer("", values, names)
@@ -79,6 +89,7 @@ def choose(
     preset: str | None,
     config_file: Path | None,
     assignments: Sequence[str] = (),
+    openings_file: Path | None = None,
     flags: Mapping[str, Any],
     environment: Mapping[str, str] | None = None,
 ) -> SolveConfig:
@@ -87,10 +98,14 @@ def choose(
     What none of them says about the number of attempts is sized to the engine. Raises
     `ConfigError`, which names the flag, the file's entry or the variable that cannot be used.
     """
-    layers = _layers(preset, config_file, assignments, flags, environment)
+    own = prompts.read_openings(openings_file) if openings_file else UserOpenings((), None)
+    layers = _layers(preset, config_file, assignments, own, flags, environment)
     config = presets.resolve([_sized(engine_config, presets.merged(layers)), *layers])
     if config.modulus is not None and config.answer_type != "int":
         raise ConfigError("--modulus needs integer answers; use --answer-type int")
+    for name in config.openings:
+        prompts.find_opening(name, config.custom_openings)
+    prompts.find_family(None, config.family)
     return config
 
 
@@ -98,19 +113,42 @@ def _layers(
     preset: str | None,
     config_file: Path | None,
     assignments: Sequence[str],
+    own: UserOpenings,
     flags: Mapping[str, Any],
     environment: Mapping[str, str] | None,
 ) -> list[Layer]:
     upper = [
         presets.environment_layer(os.environ if environment is None else environment),
         presets.set_layer(assignments),
-        flag_layer(flags),
+        *_own_openings(own),
     ]
     if config_file is not None:
         from_file, named = presets.file_layer(config_file)
         upper.insert(0, from_file)
         preset = preset or named
-    return [presets.preset_layer(preset or presets.DEFAULT), *upper]
+    below = [presets.preset_layer(preset or presets.DEFAULT), *upper]
+    return [*below, flag_layer(flags, _custom(presets.merged(below)))]
+
+
+def _own_openings(own: UserOpenings) -> list[Layer]:
+    """The layer of an openings file."""
+    if not own.openings:
+        return []
+    values: dict[str, Any] = {"custom_openings": own.openings}
+    if own.mix is not None:
+        values["openings"] = prompts.parse_mix(own.mix, own.openings)
+    return [Layer("--openings-file", values)]
+
+
+def _custom(asked: Mapping[str, Any]) -> list[OpeningConfig]:
+    """The user's openings that a mix may name; what is wrong with the others is said later."""
+    found = []
+    for entry in asked.get("custom_openings") or ():
+        try:
+            found.append(OpeningConfig.model_validate(entry))
+        except ValidationError:
+            continue
+    return found
 
 
 def _sized(engine_config: EngineConfig, asked: Mapping[str, Any]) -> Layer:

@@ -7,13 +7,15 @@ from typing import Annotated, Any, get_args
 import typer
 
 from aimo2.cli.options import AnswerTypeName
-from aimo2.config import BranchConfig, BranchPolicy, WeighRule
+from aimo2.config import BranchConfig, BranchPolicy, ProbeLevel, WeighRule
+from aimo2.prompts.families import Thinking as ThinkingWish
 from aimo2.types import StopRule
 
 _SOLVING = "How a question is solved"
 _VOTES = "Votes"
 _TREE = "The tree of attempts"
 _LIMITS = "Limits"
+_CUTS = "Ending single attempts"
 
 
 def _names(title: str, values: object) -> type[StrEnum]:
@@ -21,6 +23,8 @@ def _names(title: str, values: object) -> type[StrEnum]:
     return StrEnum(title, {str(value).upper(): str(value) for value in get_args(values)})  # type: ignore[return-value]
 
 
+ThinkingName: Any = _names("ThinkingName", ThinkingWish)
+ProbeName: Any = _names("ProbeName", ProbeLevel)
 StopName: Any = _names("StopName", StopRule)
 WeighName: Any = _names("WeighName", WeighRule)
 BranchName: Any = _names("BranchName", BranchPolicy)
@@ -66,7 +70,16 @@ Concurrency = Annotated[
 ]
 Openings = Annotated[
     str | None,
-    _option(_SOLVING, "--openings", help="How attempts start, in turn: names behind commas."),
+    _option(
+        _SOLVING,
+        "--openings",
+        help="How attempts start: names behind commas, taken in turn, or a mix such as"
+        " code:3,late:1.",
+    ),
+]
+OpeningsFile = Annotated[
+    Path | None,
+    _option(_SOLVING, "--openings-file", help="TOML with openings of your own, and their mix."),
 ]
 Code = Annotated[
     bool | None, _option(_SOLVING, "--code/--no-code", help="Whether the model may run code.")
@@ -74,6 +87,18 @@ Code = Annotated[
 Family = Annotated[
     str | None,
     _option(_SOLVING, "--family", help="The model's family, where its name does not tell it."),
+]
+Thinking = Annotated[
+    ThinkingName | None,
+    _option(_SOLVING, "--thinking", help="Whether a model that can think does so first."),
+]
+Repairs = Annotated[
+    int | None,
+    _option(
+        _SOLVING,
+        "--repairs",
+        help="Failed code runs in a row that are mended before another approach is asked for.",
+    ),
 ]
 AnswerType = Annotated[
     AnswerTypeName | None,
@@ -118,6 +143,46 @@ Keep = Annotated[
 Trivial = Annotated[
     float | None,
     _option(_VOTES, "--trivial", help="Factor for answers up to 20 and multiples of 100."),
+]
+
+Genselect = Annotated[
+    int | None,
+    _option(
+        _VOTES,
+        "--genselect",
+        metavar="N",
+        help="Where votes differ, have a model compare the solutions N times. [default: 0]",
+    ),
+]
+
+Confirmed = Annotated[
+    bool | None,
+    _option(
+        _CUTS,
+        "--confirmed/--no-confirmed",
+        help="End an attempt at an answer, in its thinking too, that its code printed.",
+    ),
+]
+Probe = Annotated[
+    ProbeName | None,
+    _option(_CUTS, "--probe", help="End an attempt whose forced answers agree: how eagerly."),
+]
+CutUnsure = Annotated[
+    bool | None,
+    _option(
+        _CUTS,
+        "--cut-unsure/--no-cut-unsure",
+        help="End attempts that are less sure than the first ones; they do not vote.",
+    ),
+]
+CutLong = Annotated[
+    float | None,
+    _option(
+        _CUTS,
+        "--cut-long",
+        metavar="TIMES",
+        help="End attempts so many times as long as the median of those that answered.",
+    ),
 ]
 
 Branch = Annotated[BranchName | None, _option(_TREE, "--branch", help="Where attempts fork.")]

@@ -106,6 +106,72 @@ SandboxOption = Annotated[
 ]
 
 
+_SECOND = "A second model"
+ReasonerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reasoner",
+        metavar="URL",
+        rich_help_panel=_SECOND,
+        help="A server whose model reasons first; ours goes on from its reasoning.",
+    ),
+]
+ReasonerModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reasoner-model",
+        rich_help_panel=_SECOND,
+        help="Its name; the first it has, if not given.",
+    ),
+]
+ReasonerKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reasoner-key-env", rich_help_panel=_SECOND, help="Name of the variable with its key."
+    ),
+]
+VerifierOption = Annotated[
+    str | None,
+    typer.Option(
+        "--verifier",
+        metavar="URL",
+        rich_help_panel=_SECOND,
+        help="A server whose model compares the solutions, for --genselect.",
+    ),
+]
+VerifierModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--verifier-model",
+        rich_help_panel=_SECOND,
+        help="Its name; the first it has, if not given.",
+    ),
+]
+VerifierKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--verifier-key-env", rich_help_panel=_SECOND, help="Name of the variable with its key."
+    ),
+]
+
+
+def second_server(
+    flag: str, url: str | None, model: str | None, key_env: str | None
+) -> ServerConfig | None:
+    """What the flags say of a second model's server. `flag`: such as `--reasoner`.
+
+    Raises `ConfigError`.
+    """
+    if url is None:
+        for given, name in ((model, f"{flag}-model"), (key_env, f"{flag}-key-env")):
+            if given is not None:
+                raise ConfigError(f"{name} needs {flag}: give the server's URL")
+        return None
+    if key_env is not None and not os.environ.get(key_env):
+        raise ConfigError(f"{flag}-key-env {key_env}: that environment variable is not set")
+    return ServerConfig(base_url=url, model=model, api_key_env=key_env)
+
+
 def server_config(
     base_urls: Sequence[str] | None, model: str | None, key_env: str | None, template: str | None
 ) -> ServerConfig | None:

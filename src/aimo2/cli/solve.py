@@ -96,13 +96,22 @@ def solve(
     base_url: options.BaseUrlOption = None,
     api_key_env: options.ApiKeyEnvOption = None,
     chat_template: options.ChatTemplateOption = None,
+    reasoner: options.ReasonerOption = None,
+    reasoner_model: options.ReasonerModelOption = None,
+    reasoner_key_env: options.ReasonerKeyOption = None,
+    verifier: options.VerifierOption = None,
+    verifier_model: options.VerifierModelOption = None,
+    verifier_key_env: options.VerifierKeyOption = None,
     preset: flags.Preset = None,
     config_file: flags.ConfigFile = None,
     rollouts: flags.Rollouts = None,
     concurrency: flags.Concurrency = None,
     openings: flags.Openings = None,
+    openings_file: flags.OpeningsFile = None,
     code: flags.Code = None,
     family: flags.Family = None,
+    thinking: flags.Thinking = None,
+    repairs: flags.Repairs = None,
     answer_type: flags.AnswerType = None,
     modulus: flags.Modulus = None,
     temperature: flags.Temperature = None,
@@ -119,6 +128,11 @@ def solve(
     weigh: flags.Weigh = None,
     keep: flags.Keep = None,
     trivial: flags.Trivial = None,
+    genselect: flags.Genselect = None,
+    confirmed: flags.Confirmed = None,
+    probe: flags.Probe = None,
+    cut_unsure: flags.CutUnsure = None,
+    cut_long: flags.CutLong = None,
     branch: flags.Branch = None,
     roots: flags.Roots = None,
     children: flags.Children = None,
@@ -150,6 +164,12 @@ def solve(
     try:
         engine_config = EngineConfig(
             server=options.server_config(base_url, model, api_key_env, chat_template),
+            reasoner=options.second_server(
+                "--reasoner", reasoner, reasoner_model, reasoner_key_env
+            ),
+            verifier=options.second_server(
+                "--verifier", verifier, verifier_model, verifier_key_env
+            ),
             threads=threads,
             context=context,
             sandbox=sandbox.value,
@@ -161,8 +181,11 @@ def solve(
         preset=preset,
         config_file=config_file,
         assignments=assignments or (),
+        openings_file=openings_file,
         flags={**given, "code": code, "token_spans": logprobs},
     )
+    if engine_config.verifier is not None and not config.verify.comparisons:
+        raise ConfigError("--verifier compares nothing without --genselect; add --genselect 8")
     console = errors.stderr_console()
     with contextlib.ExitStack() as files:
         output = Output(

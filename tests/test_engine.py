@@ -1,0 +1,88 @@
+"""The parts of a solve are put together: a reasoner before the model, a verifier behind it."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from aimo2.config import EngineConfig, ServerConfig, SolveConfig, VerifyConfig
+from aimo2.deadline import Deadline
+from aimo2.engine import open_engine
+from aimo2.errors import ModelUnavailable
+from aimo2.solver import Solved, Solver
+from aimo2.types import Problem
+from tests.llm.fake_server import FakeServer, Knobs
+from tests.scripted import Recorder
+
+PROBLEM = Problem(id="p", statement="What is 6 times 7?")
+THOUGHT = "<think>\nSix sevens are many.\n</think>\n\nNever said."
+
+
+def solve_with(
+    config: SolveConfig,
+    *,
+    solver: Knobs,
+    reasoner: Knobs | None = None,
+    verifier: Knobs | None = None,
+) -> tuple[Solved, list[FakeServer]]:
+    async def main() -> tuple[Solved, list[FakeServer]]:
+        async with AsyncExitStack() as stack:
+            servers = {
+                name: await stack.enter_async_context(FakeServer(knobs))
+                for name, knobs in (
+                    ("server", solver),
+                    ("reasoner", reasoner),
+                    ("verifier", verifier),
+                )
+                if knobs is not None
+            }
+            engine_config = EngineConfig.model_validate(
+                {name: ServerConfig(base_url=server.url) for name, server in servers.items()}
+            )
+            deadline = Deadline.after(60)
+            engine = await stack.enter_async_context(
+                open_engine(engine_config, config, lambda line: None, deadline)
+            )
+            solved = await Solver(PROBLEM, config, engine.tools, Recorder()).solve(deadline)
+            return solved, list(servers.values())
+
+    return asyncio.run(main())
+
+
+def test_one_model_reasons_and_another_answers() -> None:
+    solved, (solver, reasoner) = solve_with(
+        SolveConfig(num_rollouts=1, openings=("plain",)),
+        solver=Knobs(reply="So \\boxed{42}.\n", models=("qwen2.5-7b-instruct",)),
+        reasoner=Knobs(reply=THOUGHT, models=("deepseek-r1",)),
+    )
+    trace = solved.traces[0]
+    assert (trace.answer, trace.model) == ("42", "deepseek-r1 > qwen2.5-7b-instruct")
+    assert trace.text == "<think>\nSix sevens are many.\n</think>So \\boxed{42}.\n"
+    (asked,) = [request.body["prompt"] for request in solver.completions]
+    assert asked.endswith("<|im_start|>assistant\nSix sevens are many.\n\n")
+    assert len(reasoner.completions) == 1
+
+
+def test_a_verifier_of_its_own_is_asked_where_votes_differ() -> None:
+    solved, (_, verifier) = solve_with(
+        SolveConfig(num_rollouts=1, openings=("plain",), verify=VerifyConfig(comparisons=2)),
+        solver=Knobs(reply="So \\boxed{42}.\n"),
+        verifier=Knobs(reply="\\boxed{1}"),
+    )
+    assert solved.outcome.answer == "42"
+    assert verifier.completions == []  # one answer: nothing to compare
+    assert verifier.requests != []  # but it was known to answer before the question began
+
+
+def test_a_reasoner_that_is_not_there_is_said_at_once() -> None:
+    async def main() -> None:
+        async with FakeServer(Knobs()) as server:
+            config = EngineConfig(
+                server=ServerConfig(base_url=server.url),
+                reasoner=ServerConfig(base_url="http://127.0.0.1:9/v1"),
+            )
+            async with open_engine(config, SolveConfig(), lambda line: None, Deadline.after(60)):
+                pass
+
+    with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9"):
+        asyncio.run(main())
