@@ -238,3 +238,25 @@ def test_indentation_is_put_before_each_line() -> None:
 )
 def test_the_fence_that_closes_the_last_block_is_known(text: str, fence: str | None) -> None:
     assert open_fence(text) == fence
+
+
+@pytest.mark.parametrize(
+    ("inside", "code"),
+    [
+        ("x = 1\nprint(x)", "x = 1\nprint(x)"),
+        ('{"name": "python", "arguments": {"code": "print(1)\\nprint(2)"}}', "print(1)\nprint(2)"),
+        ('{"name": "python", "arguments": "print(1)"}', "print(1)"),
+        ('{"a": 1}', '{"a": 1}'),
+        ("{1, 2}", "{1, 2}"),
+        ("print('```')", "print('```')"),
+    ],
+)
+def test_a_tool_call_is_a_block_of_code(inside: str, code: str) -> None:
+    parser = FenceParser()
+    text = f"Let me see.\n<tool_call>\n{inside}\n</tool_call>\nrest"
+    (block,) = [event for cut in text for event in parser.feed(cut)]
+    assert isinstance(block, CodeBlock)
+    assert (block.code, block.runnable, block.closed) == (code, True, True)
+    assert text[: block.end].endswith("</tool_call>\n")
+    assert open_fence(text) is None
+    assert open_fence(text.partition("</tool")[0]) == "</tool_call>"

@@ -120,3 +120,16 @@ def test_a_family_recommends_sampling_that_the_user_overrides() -> None:
     for sampling in (SamplingConfig(), SamplingConfig(temperature=0.1)):
         run_rollout(ScriptedModel(script), config(sampling=sampling), family=families()["llama"])
     assert [(each.temperature, each.top_p) for each in asked] == [(0.6, 0.9), (0.1, 0.9)]
+
+
+def test_a_family_with_tool_calls_of_its_own_gets_them() -> None:
+    family = families()["openmath-nemotron"]
+    soon = LATE.model_copy(update={"fence_after_thinking": 4})
+    scripted = model("One two three four five.\n", "print(6*7)\n</tool_call>\n", END)
+    settings = config(openings=("soon",), custom_openings=(soon,))
+    ran = run_rollout(scripted, settings, family=family)
+    assert ran.trace.turns[0].injected.endswith("I compute it:\n<tool_call>\n")
+    assert ran.trace.turns[1].injected == "```output\n42\n```\n"
+    assert ran.trace.num_code_runs == 1
+    first = run_rollout(scripted, config(openings=("code",)), family=family)
+    assert first.trace.prefix == "<think>\n<tool_call>\n"

@@ -8,9 +8,6 @@ from aimo2.parse import CodeBlock, cut_middle, indent_lines
 from aimo2.sandbox import CellResult
 from aimo2.types import CodeRun
 
-FORCED_FENCE = "```python\n"
-"""What a code block is begun with where the model did not begin one itself."""
-
 
 def code_run(code: str, result: CellResult, output_chars: int) -> CodeRun:
     """The record of a cell, its output as the model sees it: at most about `output_chars`."""

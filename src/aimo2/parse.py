@@ -5,6 +5,7 @@ stream is cut into chunks, and any cut gives the same events. Knows no models an
 """
 
 import ast
+import json
 import re
 import textwrap
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ _MARKER = r"(?:[-*+>]|\d{1,3}[.)])[ \t]+"
 _OPENING = re.compile(rf"^([ \t]*(?:{_MARKER})*)(`{{3,}}|~{{3,}})[ \t]*([^`\n]*)$")
 _INLINE_OPENING = re.compile(r"(```)[ \t]*(python3?|py)[ \t]*$")
 _CLOSING = re.compile(r"^[ \t>]*(`{3,}|~{3,})[ \t]*([^`~\n]*)$")
+_CALL_OPENING, _CALL_CLOSING = "<tool_call>", "</tool_call>"
+"""Some models put code between these instead of fences, alone on a line; others a JSON call."""
 _STRING_TOKEN = re.compile(r'#|"""|\'\'\'|"|\'')
 
 # A fence inside a triple-quoted string does not close the block, unless the string itself never
@@ -27,7 +30,8 @@ _MAX_STRING_LINES = 24
 class CodeBlock:
     """A fenced block that has ended.
 
-    `code`: without fences, dedented. `indent`: white space that stands before the opening fence,
+    `code`: without fences, dedented; of a JSON tool call, the code in it. `fence`: what closes the
+    block. `indent`: white space that stands before the opening fence,
     to be put before each line of the output. `start`, `end`: offsets into all text fed so far, of
     the opening line's first character and just behind the closing fence. `closed`: whether a
     closing fence stands in the text; `end` is then behind its line break, if it has one.
@@ -140,6 +144,8 @@ class FenceParser:
         return self._line_outside(line, end)
 
     def _line_outside(self, line: str, end: int) -> list[Event]:
+        if line.strip() == _CALL_OPENING:
+            return self._open("", _CALL_CLOSING, "python")
         if "```" in line or "~~~" in line:
             opening = _OPENING.match(line)
             if opening is not None:
@@ -173,6 +179,8 @@ class FenceParser:
         return [InventedOutput(self._line_start, indent)]
 
     def _line_in_block(self, block: _OpenBlock, line: str, end: int) -> list[Event]:
+        if block.fence == _CALL_CLOSING:
+            return self._line_in_call(block, line, end)
         closing = _CLOSING.match(line)
         if closing is not None and self._closes(block, closing):
             if not block.quote:
@@ -189,6 +197,12 @@ class FenceParser:
             block.early_end = None
         elif block.early_end and len(block.lines) - block.early_end[0] > _MAX_STRING_LINES:
             return [self._end_early(block, end)]
+        return []
+
+    def _line_in_call(self, block: _OpenBlock, line: str, end: int) -> list[Event]:
+        if line.strip() == _CALL_CLOSING:
+            return self._emit(block, len(block.lines), end, closed=True)
+        block.lines.append(line)
         return []
 
     @staticmethod
@@ -218,9 +232,24 @@ class FenceParser:
     def _emit(self, block: _OpenBlock, num_lines: int, end: int, *, closed: bool) -> list[Event]:
         self._block = None
         code = _dedent(block.lines[:num_lines], block.indent)
+        if block.fence == _CALL_CLOSING:
+            code = _called_code(code)
         event = CodeBlock(code, block.language, block.indent, block.fence, block.start, end, closed)
         self._last = event if closed else None
         return [event]
+
+
+def _called_code(text: str) -> str:
+    """The code of a JSON tool call, `{"name": ..., "arguments": {"code": ...}}`, or the text."""
+    if not text.startswith("{"):
+        return text
+    try:
+        call = json.loads(text)
+        arguments = call["arguments"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return text
+    code = arguments.get("code") if isinstance(arguments, dict) else arguments
+    return code if isinstance(code, str) else text
 
 
 def _string_state(line: str, quote: str) -> str:
@@ -283,7 +312,9 @@ def open_fence(text: str) -> str | None:
     """
     indent, fence = "", ""
     for line in text.split("\n"):
-        if fence:
+        if fence == _CALL_CLOSING:
+            fence = "" if line.strip() == _CALL_CLOSING else fence
+        elif fence:
             closing = _CLOSING.match(line)
             if closing is None or closing[1][0] != fence[0] or len(closing[1]) < len(fence):
                 continue
@@ -291,6 +322,8 @@ def open_fence(text: str) -> str | None:
                 fence = ""
             elif closing[2].strip().lower() in OUTPUT_LANGUAGES:
                 fence = closing[1]
+        elif line.strip() == _CALL_OPENING:
+            indent, fence = "", _CALL_CLOSING
         elif opening := _OPENING.match(line):
             lead, fence = opening[1], opening[2]
             indent = " " * len(lead) if lead.strip() else lead

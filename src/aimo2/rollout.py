@@ -20,7 +20,7 @@ from aimo2.confidence import ConfidenceMeter
 from aimo2.config import SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import ContextFull, DeadlinePassed, ModelError, SandboxError
-from aimo2.feedback import FORCED_FENCE, code_run, line_break, output_block
+from aimo2.feedback import code_run, line_break, output_block
 from aimo2.llm import Chunk, Conversation, Model, Sampling
 from aimo2.parse import BoxSeen, CodeBlock, Event, FenceParser, InventedOutput, LoopDetector
 from aimo2.policy.fence import FenceRule
@@ -514,7 +514,7 @@ class Rollout:
         style = style_of(family)
         thinking = salvage.ThinkingMeter(style, inside=inside)
         parser = FenceParser(thinking=inside, marks=(style.begins, style.ends))
-        parser.feed(FORCED_FENCE if self._reply.endswith(FORCED_FENCE) else "")
+        parser.feed(family.fence if self._reply.endswith(family.fence) else "")
         skipped = parser.offset
         self._fence.begin()
         stepper = self._question.owner.stepper(self)
@@ -594,13 +594,15 @@ class Rollout:
         """A code block that is begun for the model, behind one line of its opening's."""
         assert self._current is not None
         lead = self._start.opening.lead
-        return f"{line_break(self._current.text)}{lead}{line_break(lead)}{FORCED_FENCE}"
+        return (
+            f"{line_break(self._current.text)}{lead}{line_break(lead)}{self._question.family.fence}"
+        )
 
     @property
     def _has_code(self) -> bool:
         """Whether the path has run code, or was made to write some."""
         return self.num_code_runs > 0 or any(
-            turn.injected.endswith(FORCED_FENCE) for turn in self.turns
+            turn.injected.endswith(self._question.family.fence) for turn in self.turns
         )
 
     def _stepped(self, stepper: Stepper | None, chunk: Chunk) -> Break | None:
@@ -710,7 +712,7 @@ class Rollout:
         if self.num_code_runs >= self._limits.max_code_runs:
             self._end_turn(None, "")
             return "max_code_runs"
-        self._end_turn(None, line_break(self._current.text) + FORCED_FENCE)
+        self._end_turn(None, line_break(self._current.text) + self._question.family.fence)
         return None
 
     def _new_turn(self) -> _TurnSoFar:

@@ -12,7 +12,7 @@ from aimo2.prompts.closing import (
     is_thinking,
     thinking_end,
 )
-from aimo2.prompts.families import UNKNOWN, Family, Thinking, families, find_family
+from aimo2.prompts.families import FENCE, UNKNOWN, Family, Thinking, families, find_family
 from aimo2.prompts.openings import (
     find_opening,
     fitting,
@@ -87,7 +87,7 @@ def start(
     task = task_text(
         chosen, family.wording(chosen.language, code=with_code), answer_type, code=with_code
     )
-    begun = "" if chosen.code and not code else chosen.prefix
+    begun = "" if chosen.code and not code else chosen.prefix.replace(FENCE, family.fence)
     return Start(
         _messages(task, statement.strip(), family),
         _thought(family, thinking) + begun,

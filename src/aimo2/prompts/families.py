@@ -21,6 +21,9 @@ Thinking = Literal["auto", "on", "off"]
 """Whether a model that can think does: as its family has it by default, always, or never."""
 
 
+FENCE = "```python\n"
+
+
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,6 +71,8 @@ class Family(_Data):
     sampling: SamplingDefaults | None = None
     sampling_without_thinking: SamplingDefaults | None = None
     thinking: ThinkingStyle | None = None
+    fence: str = FENCE
+    """What a code block is begun with, line break included."""
     task: TaskText = TaskText()
     task_zh: TaskText = TaskText()
 
