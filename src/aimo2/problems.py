@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aimo2.errors import InputError
@@ -30,7 +30,7 @@ def read_problems(source: str) -> list[Problem]:
     kind = _kind(source, text)
     if kind == "text":
         return [Problem(id="1", statement=text.strip())]
-    rows = _json_rows(text, name) if kind == "jsonl" else _csv_rows(text, name)
+    rows = json_rows(text, name) if kind == "jsonl" else csv_rows(text, name)
     return _checked(rows, name)
 
 
@@ -62,7 +62,8 @@ def _kind(source: str, text: str) -> str:
     return "csv" if "id" in header and header & set(_STATEMENT_KEYS) else "text"
 
 
-def _json_rows(text: str, name: str) -> Iterable[tuple[int, Mapping[str, object]]]:
+def json_rows(text: str, name: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Line number and object of each line that is not blank. Raises `InputError`."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -78,7 +79,8 @@ def _json_rows(text: str, name: str) -> Iterable[tuple[int, Mapping[str, object]
         yield number, row
 
 
-def _csv_rows(text: str, name: str) -> Iterable[tuple[int, Mapping[str, object]]]:
+def csv_rows(text: str, name: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Line number and fields of each row that is not empty. Raises `InputError`."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
@@ -96,16 +98,22 @@ def _csv_rows(text: str, name: str) -> Iterable[tuple[int, Mapping[str, object]]
 
 
 def _checked(rows: Iterable[tuple[int, Mapping[str, object]]], name: str) -> list[Problem]:
-    problems = [_problem(row, number, name) for number, row in rows]
+    problems = [problem_of(row, number, name) for number, row in rows]
+    check(problems, name)
+    return problems
+
+
+def check(problems: Sequence[Problem], name: str) -> None:
+    """See that there are problems, and no id twice. Raises `InputError`."""
     if not problems:
         raise InputError(f"{name} has no problems: give at least one")
     twice = [key for key, count in Counter(p.id for p in problems).items() if count > 1]
     if twice:
         raise InputError(f"{name}: the id {twice[0]!r} stands more than once; make ids unique")
-    return problems
 
 
-def _problem(row: Mapping[str, object], number: int, name: str) -> Problem:
+def problem_of(row: Mapping[str, object], number: int, name: str) -> Problem:
+    """The problem in a row. Raises `InputError` where it has no statement."""
     statement = next((row[key] for key in _STATEMENT_KEYS if row.get(key)), None)
     if not isinstance(statement, str) or not statement.strip():
         raise InputError(

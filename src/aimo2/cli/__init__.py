@@ -8,7 +8,9 @@ import aimo2
 from aimo2.cli import errors
 from aimo2.cli.benchmark import app as benchmark_app
 from aimo2.cli.calibrate import calibrate as calibrate_command
+from aimo2.cli.data import app as data_app
 from aimo2.cli.doctor import doctor as doctor_command
+from aimo2.cli.evaluate import evaluate as eval_command
 from aimo2.cli.exam import app as exam_app
 from aimo2.cli.kaggle import app as kaggle_app
 from aimo2.cli.models import app as models_app
@@ -31,8 +33,10 @@ app = typer.Typer(
 app.command("solve", cls=ShowCommand)(solve_command)
 app.command("presets")(presets_command)
 app.command("serve")(serve_command)
+app.command("eval")(eval_command)
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(exam_app, name="exam")
+app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 app.add_typer(kaggle_app, name="kaggle")
 app.add_typer(sandbox_app, name="sandbox")

@@ -1,4 +1,4 @@
-"""Hub repositories: whether one can be had, within seconds, and fetching one, pinned to a commit.
+"""Hub repositories: whether one can be had, within seconds, and fetching it, pinned to a commit.
 
 Knows no servers. Resuming, parallel parts and checks are huggingface_hub's.
 """
@@ -9,7 +9,14 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_token,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from aimo2.errors import ConfigError, DownloadError, InputError
@@ -85,12 +92,37 @@ def pull_repository(name: str) -> Pulled:
     return Pulled(Path(folder), info.sha or "")
 
 
+def pull_dataset_file(repository: str, file: str, revision: str) -> Path:
+    """One file of a data set, from the hub's cache where it is there, else fetched into it.
+
+    Answers within seconds where the hub does not. Raises `DownloadError` with the mend.
+    """
+    cached = try_to_load_from_cache(repository, file, revision=revision, repo_type="dataset")
+    if isinstance(cached, str):
+        return Path(cached)
+    mend = "a copy in --data-dir"
+    reason = _unreachable(f"datasets/{repository}", revision, _CHECK_SECONDS, file, mend)
+    if reason is not None:
+        raise DownloadError(f"{repository} cannot be fetched: {reason}")
+    try:
+        found = hf_hub_download(repository, file, repo_type="dataset", revision=revision)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        line = " ".join(str(error).split())[:300]
+        text = f"{repository} could not be fetched ({line}); run it again, or give {mend}"
+        raise DownloadError(text) from error
+    return Path(found)
+
+
 def _unreachable(
-    repository: str, revision: str, timeout: float, probe: str = "config.json"
+    repository: str,
+    revision: str,
+    timeout: float,
+    probe: str = "config.json",
+    mend: str = "a folder",
 ) -> str | None:
     """Why the hub cannot give a repository, in words with the mend; `None` where it can."""
     if constants.HF_HUB_OFFLINE:
-        return "it is not in the hub's cache and HF_HUB_OFFLINE is set: unset it, or give a folder"
+        return f"it is not in the hub's cache and HF_HUB_OFFLINE is set: unset it, or give {mend}"
     path = f"{repository}/resolve/{revision}/{probe}" if probe else f"api/models/{repository}"
     request = urllib.request.Request(f"{constants.ENDPOINT}/{path}", method="HEAD")
     token = get_token()
@@ -105,8 +137,8 @@ def _unreachable(
                 f"the hub answers {error.code}: check the name, and for a closed model the token "
                 "in HF_TOKEN"
             )
-        return f"the hub answers {error.code}: try again later, or give a folder"
+        return f"the hub answers {error.code}: try again later, or give {mend}"
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
         text = getattr(why, "strerror", None) or str(why)
-        return f"the hub does not answer ({text}): give a folder, or a model that is here"
+        return f"the hub does not answer ({text}): give {mend}, or try again later"

@@ -1,0 +1,303 @@
+"""`aimo2 eval`: a data set in, graded samples and figures out. Flags, one call, the exit code."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from aimo2 import engine
+from aimo2.cli import errors, options
+from aimo2.cli.data import ColumnsOption, DataDirOption, DatasetArgument
+from aimo2.cli.models import ensure_model
+from aimo2.cli.progress import EvalProgress, PlainProgress, RichProgress, print_figures
+from aimo2.config import EngineConfig, KernelConfig, RolloutConfig, SamplingConfig, SolveConfig
+from aimo2.errors import ConfigError, InputError
+from aimo2.evals.datasets import Dataset, load, parse_columns
+from aimo2.evals.local import Job, run_locally
+from aimo2.evals.store import RunConfig, RunStore, check_folder
+from aimo2.evals.tracking import Tracker, open_tracker
+from aimo2.serving.catalogue import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from aimo2.evals.figures import Figures
+
+SERVED_CONCURRENCY = 64
+"""Rollouts at once at somebody's server, where nothing else is said."""
+
+
+class ModeName(StrEnum):
+    """What one problem is given."""
+
+    SAMPLES = "samples"
+    SOLVE = "solve"
+
+
+class AutoAnswerType(StrEnum):
+    """What an answer may be; `auto` goes by the data set."""
+
+    AUTO = "auto"
+    INT = "int"
+    EXPR = "expr"
+
+
+class TrackName(StrEnum):
+    """Where the figures may be tracked."""
+
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+    TRACKIO = "trackio"
+
+
+def evaluate(
+    dataset: DatasetArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The run's folder; the same one goes on with a run."),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", "-k", help="Attempts a problem; with solve, at most.")
+    ] = 4,
+    mode: Annotated[
+        ModeName, typer.Option(help="Independent samples, or the whole solver a problem.")
+    ] = ModeName.SAMPLES,
+    limit: Annotated[int | None, typer.Option(help="Problems, at most.")] = None,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="Draw the --limit problems by the seed.")
+    ] = False,
+    data_dir: DataDirOption = None,
+    columns: ColumnsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    track: Annotated[
+        TrackName | None, typer.Option(help="Also log the run there, where it is installed.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Spread the problems over a Ray cluster: an address, or auto."),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(help="With --ray: workers; otherwise one a node.")
+    ] = None,
+    model: options.ModelOption = None,
+    base_url: options.BaseUrlOption = None,
+    api_key_env: options.ApiKeyEnvOption = None,
+    chat_template: options.ChatTemplateOption = None,
+    concurrency: options.ConcurrencyOption = None,
+    openings: options.OpeningsOption = "code,code,code,plain",
+    code: options.CodeOption = True,
+    max_tokens: options.MaxTokensOption = 1024,
+    max_code_runs: options.MaxCodeRunsOption = 4,
+    cell_timeout: options.CellTimeoutOption = 10.0,
+    timeout: options.TimeoutOption = None,
+    stop: options.StopOption = options.StopRuleName.MAJORITY,
+    answer_type: Annotated[
+        AutoAnswerType, typer.Option(help="Integers, any expression, or by the data set.")
+    ] = AutoAnswerType.AUTO,
+    modulus: options.ModulusOption = None,
+    temperature: options.TemperatureOption = 0.7,
+    top_p: options.TopPOption = 0.95,
+    min_p: options.MinPOption = 0.0,
+    logprobs: options.LogprobsOption = False,
+    seed: options.SeedOption = 0,
+    threads: options.ThreadsOption = None,
+    context: options.ContextOption = 4096,
+    sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
+) -> None:
+    """Evaluate a model on a data set: samples, grades, figures with 95 % intervals.
+
+    Figures go to standard output. Repeating a command with the same --out goes on where it
+    stopped. Exit code: 0 done, 2 bad input or set-up, 130 interrupted.
+    """
+    loaded = _chosen(
+        load(dataset, data_dir=data_dir, columns=parse_columns(columns or ())), dataset
+    )
+    with _spoken():
+        engine_config = EngineConfig(
+            server=options.server_config(base_url, model, api_key_env, chat_template),
+            concurrency=concurrency,
+            threads=threads,
+            context=context,
+            sandbox=sandbox.value,
+        )
+        sizes = engine.sizes(engine_config, samples)
+        usual = SERVED_CONCURRENCY if engine_config.server is not None else sizes.concurrency
+        together = concurrency or usual
+        config = SolveConfig(
+            num_rollouts=sizes.num_rollouts,
+            concurrency=sizes.concurrency,
+            openings=tuple(part.strip() for part in openings.split(",")),
+            stop=stop.value,
+            timeout=timeout,
+            seed=seed,
+            answer_type=loaded.answer_type if answer_type == "auto" else answer_type.value,
+            modulus=modulus,
+            sampling=SamplingConfig(
+                temperature=temperature, top_p=top_p, min_p=min_p, logprobs=logprobs
+            ),
+            rollout=RolloutConfig(
+                max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
+            ),
+            kernel=KernelConfig(cell_timeout=cell_timeout),
+        )
+    if config.modulus is not None and config.answer_type != "int":
+        raise ConfigError("--modulus needs integer answers; use --answer-type int")
+    if draw and limit is None:
+        raise ConfigError("--draw needs --limit: how many problems to draw")
+    run = RunConfig(
+        dataset=loaded.name,
+        dataset_sha256=loaded.sha256,
+        limit=limit,
+        draw=draw,
+        mode=mode.value,
+        samples=samples,
+        model=None,
+        solve=config,
+    )
+    folder = out or _folder(run)
+    check_folder(folder, run)
+    console = errors.stderr_console()
+    tracker = open_tracker(track.value, run, folder) if track else None
+    if engine_config.server is None:
+        path = ensure_model(model or DEFAULT_MODEL.name, console)
+        engine_config = engine_config.model_copy(update={"model_path": path})
+    job = Job(loaded.subset(limit, seed if draw else None), run, engine_config, together)
+    check_folder(folder, run.model_copy(update={"model": path.name}) if path_known(job) else run)
+    session = _Session(job, folder, _progress(console), tracker)
+    exit_code = _run(session, ray, ray_workers)
+    if session.figures is not None:
+        if as_json:
+            print(json.dumps(session.figures.as_json()))
+        else:
+            print_figures(session.figures)
+    console.print(f"traces and grades are in {folder}", highlight=False, soft_wrap=True)
+    raise typer.Exit(exit_code)
+
+
+def path_known(job: Job) -> bool:
+    """Whether the model's file name is known before the engine starts."""
+    return job.engine.server is None and job.engine.model_path is not None
+
+
+@contextlib.contextmanager
+def _spoken() -> Any:
+    try:
+        yield
+    except ValidationError as error:
+        raise ConfigError(errors.spoken_validation(error)) from error
+
+
+def _chosen(loaded: Dataset, asked: str) -> Dataset:
+    if not loaded.num_graded:
+        raise InputError(
+            f"{asked}: no problem has a gold answer, so that nothing could be graded; name its"
+            " column with --columns answer=..., or use `aimo2 solve --file`"
+        )
+    return loaded
+
+
+def _folder(run: RunConfig) -> Path:
+    """`runs/DATASET-SAMPLES-SEED`: a default that the same command finds again."""
+    parts = [run.dataset, f"k{run.samples}", f"seed{run.solve.seed}"]
+    if run.limit is not None:
+        parts.insert(1, f"n{run.limit}")
+    if run.mode == "solve":
+        parts.append("solve")
+    if not run.solve.rollout.max_code_runs:
+        parts.append("no-code")
+    return Path("runs") / "-".join(parts)
+
+
+def _progress(console: Console) -> EvalProgress:
+    return RichProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+@dataclass(slots=True)
+class _Session:
+    """One run of the command."""
+
+    job: Job
+    folder: Path
+    progress: EvalProgress
+    tracker: Tracker | None
+    store: RunStore | None = None
+    figures: "Figures | None" = None
+    interrupted: bool = False
+    stop: Callable[[], None] | None = None
+    main: "asyncio.Task[Any] | None" = None
+
+    async def run(self, ray: str | None, ray_workers: int | None) -> int:
+        """Run the rest of the evaluation; returns the exit code."""
+        self.main = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.interrupt)
+        with self.progress:
+            try:
+                if ray is None:
+                    await run_locally(self.job, self.folder, self.progress, self.started)
+                else:
+                    from aimo2.evals.cluster import run_on_ray
+
+                    await run_on_ray(
+                        self.job, self.folder, self.progress, self.started, ray, ray_workers
+                    )
+            except asyncio.CancelledError:
+                if not self.interrupted:
+                    raise
+            finally:
+                self._finish()
+        return errors.EXIT_INTERRUPTED if self.interrupted else errors.EXIT_OK
+
+    def started(self, store: RunStore, stop: Callable[[], None]) -> None:
+        """The store is open and rollouts are about to start."""
+        self.store, self.stop = store, stop
+        for note in store.notes:
+            self.progress.notice(note)
+        total = len(self.job.dataset.items) * self.job.run.samples
+        self.progress.begin(self.job, total, store, self.tracker)
+
+    def _finish(self) -> None:
+        if self.store is None:
+            return
+        from aimo2.evals.figures import figures_of  # It brings numpy: not for those who solve.
+
+        self.store.write_samples()
+        self.figures = figures_of(self.store)
+        if self.tracker is not None:
+            self.tracker.finish(self.figures)
+        if self.interrupted:
+            done = len(self.store.outcomes)
+            self.progress.notice(
+                f"interrupted; {len(self.store.samples)} samples are kept, {done} of"
+                f" {len(self.store.items)} problems done; repeat the command to go on"
+            )
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the first keeps what has ended, the second ends everything."""
+        if self.interrupted:
+            os._exit(errors.EXIT_INTERRUPTED)
+        self.interrupted = True
+        if self.stop is not None:
+            self.stop()
+        elif self.main is not None:
+            self.main.cancel()
+
+
+def _run(session: _Session, ray: str | None, ray_workers: int | None) -> int:
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if sys.platform != "win32":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(session.run(ray, ray_workers))

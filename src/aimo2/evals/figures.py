@@ -1,0 +1,231 @@
+"""The figures of a run, with intervals and caveats. Knows no models; reads what a run stored."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aimo2.evals.estimators import (
+    EXACT_SAMPLES,
+    Estimate,
+    majority_at_k,
+    mean_interval,
+    pass_at_k,
+    ratio_interval,
+)
+from aimo2.evals.samples import Classes, Key, Sample
+from aimo2.evals.store import LoadedRun, Mode, RunRecord, RunStore
+from aimo2.types import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemResult:
+    """What one problem's samples came to.
+
+    `answers`: samples with each distinct answer, and whether it is right; `blank`: without one.
+    `right`: right samples. `voted`: whether the run's own answer is right.
+    """
+
+    problem_id: str
+    samples: Sequence[Sample]
+    answers: Sequence[tuple[int, bool]]
+    blank: int
+    voted: bool
+
+    @property
+    def right(self) -> int:
+        """Samples that are right."""
+        return sum(bool(sample.correct) for sample in self.samples)
+
+    @property
+    def share(self) -> float:
+        """Of the samples that are right, 0 to 1."""
+        return self.right / len(self.samples)
+
+    def majority(self, k: int) -> float:
+        """The chance that the vote of k of the samples is right."""
+        counts = [count for count, _ in self.answers]
+        return majority_at_k(counts, [good for _, good in self.answers], self.blank, k)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """All figures of a run. Means are over problems; a sample is one rollout.
+
+    `problems`: those that are done and have a gold; `left_out`: the others. `samples`: rollouts a
+    problem, in mode `solve` at most. `pass_1`: mean share of right samples. `answered`: accuracy of
+    the run's own answers: the solver's, or the vote over all samples with ties to the earliest.
+    `pass_k`, `maj_k`: by k, in mode `samples` only. `exact`: whether `maj_k` counts every subset.
+    `tokens`, `seconds`: a sample, in mode `solve` a problem. `code_use`: share of samples that ran
+    code. `failed`: of all cells; `repaired`: of the failed ones, those whose next cell succeeded.
+    `undecided`: answers that could not be compared in time and count as wrong. `broken`: samples
+    that ended with an error of server or sandbox.
+    """
+
+    dataset: str
+    mode: Mode
+    problems: int
+    left_out: int
+    samples: int
+    pass_1: Estimate
+    answered: Estimate
+    pass_k: Mapping[int, Estimate]
+    maj_k: Mapping[int, Estimate]
+    exact: bool
+    tokens: Estimate
+    seconds: Estimate
+    blank: Estimate
+    code_use: Estimate
+    code_runs: Estimate
+    failed: Estimate | None
+    repaired: Estimate | None
+    total_tokens: int
+    undecided: int
+    broken: int
+    caveats: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; an end that is not known is null."""
+        return dict(_plain(asdict(self)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def results_of(run: LoadedRun | RunStore) -> list[ProblemResult]:
+    """The problems of a run that are done and have a gold, in the set's order."""
+    by_problem = _by_problem(run.samples)
+    return [
+        problem_result(
+            run.outcomes[item.problem.id],
+            by_problem[item.problem.id],
+            run.classes.get(item.problem.id),
+        )
+        for item in run.items
+        if item.problem.gold is not None
+        and item.problem.id in run.outcomes
+        and by_problem[item.problem.id]
+    ]
+
+
+def _by_problem(samples: Mapping[Key, Sample]) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for (problem_id, _), sample in sorted(samples.items()):
+        found[problem_id].append(sample)
+    return found
+
+
+def problem_result(
+    outcome: Outcome, samples: Sequence[Sample], classes: Classes | None
+) -> ProblemResult:
+    """Count the answers of a problem; without classes, equal texts are equal answers."""
+    by_rollout = {sample.rollout: sample for sample in samples}
+    first_of = classes.classes if classes else {}
+    counts: Counter[str | int] = Counter()
+    good: dict[str | int, bool] = {}
+    for rollout, sample in by_rollout.items():
+        if sample.answer is None:
+            continue
+        name: str | int = first_of.get(rollout, sample.answer)
+        counts[name] += 1
+        good.setdefault(name, bool(sample.correct))
+    return ProblemResult(
+        outcome.id,
+        samples,
+        [(count, good[name]) for name, count in counts.items()],
+        sum(sample.answer is None for sample in samples),
+        bool(outcome.correct),
+    )
+
+
+def figures_of(run: LoadedRun | RunStore) -> Figures | None:
+    """Every figure of a run; `None` while no problem with a gold is done."""
+    results = results_of(run)
+    if not results:
+        return None
+    config = run.record.config
+    curves = config.mode == "samples"
+    ks = range(1, config.samples + 1) if curves else range(0)
+    cells = [
+        (
+            sum(sample.num_code_runs for sample in result.samples),
+            sum(sample.num_code_errors for sample in result.samples),
+            sum(sample.num_repaired for sample in result.samples),
+        )
+        for result in results
+    ]
+    samples = [sample for result in results for sample in result.samples]
+    return Figures(
+        dataset=config.dataset,
+        mode=config.mode,
+        problems=len(results),
+        left_out=len(run.items) - len(results),
+        samples=config.samples,
+        pass_1=mean_interval([result.share for result in results]),
+        answered=mean_interval([float(result.voted) for result in results]),
+        pass_k={
+            k: mean_interval([pass_at_k(len(one.samples), one.right, k) for one in results])
+            for k in ks
+        },
+        maj_k={k: mean_interval([one.majority(k) for one in results]) for k in ks},
+        exact=config.samples <= EXACT_SAMPLES,
+        tokens=_mean(results, lambda sample: sample.num_tokens, whole=not curves),
+        seconds=_seconds(run, results, curves=curves),
+        blank=_mean(results, lambda sample: sample.answer is None),
+        code_use=_mean(results, lambda sample: sample.num_code_runs > 0),
+        code_runs=_mean(results, lambda sample: sample.num_code_runs),
+        failed=ratio_interval([bad for _, bad, _ in cells], [ran for ran, _, _ in cells]),
+        repaired=ratio_interval([fixed for *_, fixed in cells], [bad for _, bad, _ in cells]),
+        total_tokens=sum(sample.num_tokens for sample in run.samples.values()),
+        undecided=sum(sample.note is not None for sample in samples),
+        broken=sum(one.stop_reason in ("model_error", "sandbox_error") for one in samples),
+        caveats=caveats_of(run.record, samples, len(run.items) - len(results)),
+    )
+
+
+def _mean(results: Iterable[ProblemResult], value: Any, *, whole: bool = False) -> Estimate:
+    """Over problems, of a sample's mean, or of the sum over all samples."""
+    sums = []
+    for result in results:
+        total = math.fsum(value(sample) for sample in result.samples)
+        sums.append(total if whole else total / len(result.samples))
+    return mean_interval(sums)
+
+
+def _seconds(
+    run: LoadedRun | RunStore, results: Sequence[ProblemResult], *, curves: bool
+) -> Estimate:
+    if curves:
+        return _mean(results, lambda sample: sample.seconds)
+    return mean_interval([run.outcomes[result.problem_id].seconds for result in results])
+
+
+def caveats_of(record: RunRecord, samples: Sequence[Sample], left_out: int) -> tuple[str, ...]:
+    """What a reader of the figures must know."""
+    lines = []
+    if record.published:
+        lines.append(
+            f"contamination: these problems have been public since {record.published}; a model"
+            " trained later may have seen them (`aimo2 data overlap` checks a training file)"
+        )
+    else:
+        lines.append("contamination: whether the model has seen these problems is not known here")
+    undecided = sum(sample.note is not None for sample in samples)
+    lines.append(
+        "grading: exact arithmetic, then math-verify with a time limit; what is not decided counts"
+        f" as wrong ({undecided} of {len(samples)} samples here)"
+    )
+    if left_out:
+        lines.append(f"{left_out} problems are not finished, or have no gold answer: left out")
+    if record.config.mode == "solve":
+        lines.append("rollouts that an early stop cut short count as wrong samples, not as answers")
+    if record.config.draw or record.config.limit:
+        how = "drawn by the seed" if record.config.draw else "the first of the set"
+        lines.append(f"a subset: {record.config.limit} problems, {how}")
+    return tuple(lines)

@@ -1,0 +1,176 @@
+"""Log a run to an experiment tracker, where its package is installed. Off unless asked for.
+
+Only figures and the configuration leave the process: no problem texts, no traces, no keys. Knows
+no terminal. What a tracker throws is reported once and never ends a run.
+"""
+
+import importlib
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from aimo2.errors import ConfigError
+from aimo2.evals.runner import Score
+from aimo2.evals.store import RunConfig
+
+if TYPE_CHECKING:
+    from aimo2.evals.estimators import Estimate
+    from aimo2.evals.figures import Figures
+
+TrackerName = Literal["wandb", "mlflow", "trackio"]
+PROJECT = "aimo2"
+_EVERY_SECONDS = 5.0
+
+
+class Backend(Protocol):
+    """One tracker's run."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Values at a step that never goes back."""
+        ...
+
+    def close(self, summary: Mapping[str, float]) -> None:
+        """The final figures; the run is over."""
+        ...
+
+
+class Tracker:
+    """Passes progress on a few times a minute, and the figures at the end."""
+
+    def __init__(self, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+        self._backend: Backend | None = backend
+        self._clock = clock
+        self._last = float("-inf")
+
+    def progress(self, samples: int, score: Score) -> None:
+        """Log running accuracy and tokens, where it is time."""
+        now = self._clock()
+        if self._backend is None or now - self._last < _EVERY_SECONDS:
+            return
+        self._last = now
+        accuracy = score.accuracy()
+        values = {"samples": float(samples), "tokens": float(score.tokens)}
+        if accuracy is not None:
+            values["running_pass_1"] = accuracy[0]
+        self._safely(lambda backend: backend.log(values, samples))
+
+    def finish(self, figures: "Figures | None") -> None:
+        """Log the figures, each with its interval, and end the tracker's run."""
+        values = {} if figures is None else flat(figures)
+        self._safely(lambda backend: backend.close(values))
+        self._backend = None
+
+    def _safely(self, call: Callable[[Backend], None]) -> None:
+        """The boundary to foreign code: a tracker's failure must not cost a night's run."""
+        if self._backend is None:
+            return
+        try:
+            call(self._backend)
+        except Exception as error:  # noqa: BLE001 - whatever a tracker raises
+            self._backend = None
+            warnings.warn(f"tracking has stopped: {error}", RuntimeWarning, stacklevel=2)
+
+
+def flat(figures: "Figures") -> dict[str, float]:
+    """Each figure under its name, its interval under `_low` and `_high`."""
+    from aimo2.evals.estimators import Estimate  # It brings numpy: not for those who only solve.
+
+    found: dict[str, float] = {}
+    for name in (each.name for each in fields(figures)):
+        value = getattr(figures, name)
+        if isinstance(value, Estimate):
+            found |= _ends(name, value)
+        elif isinstance(value, Mapping):
+            for k, estimate in value.items():
+                found |= _ends(f"{name.removesuffix('_k')}_at_{k}", estimate)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            found[name] = float(value)
+    return found
+
+
+def _ends(name: str, estimate: "Estimate") -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def open_tracker(name: TrackerName, run: RunConfig, folder: Path) -> Tracker:
+    """A tracker's run of this name. Raises `ConfigError` where its package is not installed."""
+    try:
+        package = importlib.import_module(name)
+    except ImportError as error:
+        how = f"uv run --extra {name}" if name == "wandb" else f"pip install {name}"
+        raise ConfigError(f"--track {name}: the package is not installed; try {how}") from error
+    title = re.sub(r"[^\w.-]", "-", folder.name)
+    return Tracker(_BACKENDS[name](package, run.model_dump(mode="json"), title, folder))
+
+
+class _Wandb:
+    """Weights & Biases. `WANDB_MODE=offline` keeps everything in the run's folder."""
+
+    def __init__(self, package: Any, config: dict[str, Any], title: str, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Resuming under the same id keeps one curve for a run that was killed.
+        self._run = package.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=title,
+            config=config,
+            dir=str(folder),
+            settings=package.Settings(console="off", silent=True),
+        )
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """One step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self, summary: Mapping[str, float]) -> None:
+        """Summary and end."""
+        self._run.summary.update(dict(summary))
+        self._run.finish()
+
+
+class _Mlflow:
+    """MLflow, at `MLFLOW_TRACKING_URI` or in its own default place."""
+
+    def __init__(self, package: Any, config: dict[str, Any], title: str, folder: Path) -> None:
+        self._package = package
+        package.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
+        package.start_run(run_name=title)
+        package.log_params({key: str(value)[:250] for key, value in config.items()})
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """One step."""
+        self._package.log_metrics(dict(values), step=step)
+
+    def close(self, summary: Mapping[str, float]) -> None:
+        """Figures as metrics, and end."""
+        self._package.log_metrics({key: v for key, v in summary.items() if v == v})
+        self._package.end_run()
+
+
+class _Trackio:
+    """Trackio: wandb's calls, kept locally."""
+
+    def __init__(self, package: Any, config: dict[str, Any], title: str, folder: Path) -> None:
+        self._package = package
+        package.init(project=PROJECT, name=title, config=config)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """One step."""
+        self._package.log(dict(values), step=step)
+
+    def close(self, summary: Mapping[str, float]) -> None:
+        """Figures as the last step, and end."""
+        if summary:
+            self._package.log(dict(summary))
+        self._package.finish()
+
+
+_BACKENDS: dict[str, Callable[[Any, dict[str, Any], str, Path], Backend]] = {
+    "wandb": _Wandb,
+    "mlflow": _Mlflow,
+    "trackio": _Trackio,
+}

@@ -1,0 +1,176 @@
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aimo2 import cli, engine
+from aimo2.answers import Judge
+from aimo2.config import EngineConfig, SolveConfig
+from aimo2.deadline import Deadline
+from aimo2.evals.store import read_run
+from aimo2.llm.fake import ScriptedModel
+from aimo2.sandbox.fake import FakeSandbox
+from aimo2.solver import Tools
+from tests.evals.exam import write_sums
+from tests.evals.test_runner import summing
+from tests.scripted import execute
+
+
+class Run:
+    """Runs `aimo2` in this process on a scripted engine that adds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+        self.configs: list[tuple[EngineConfig, SolveConfig]] = []
+        self.out = self.err = ""
+
+    def __call__(self, *args: str) -> int:
+        @contextlib.asynccontextmanager
+        async def open_engine(
+            config: EngineConfig,
+            solve: SolveConfig,
+            notify: Callable[[str], None],
+            deadline: Deadline,
+        ) -> AsyncGenerator[engine.Engine, None]:
+            self.configs.append((config, solve))
+            model = ScriptedModel(lambda asked, how: list(summing(asked, how))[1:])
+            async with FakeSandbox(execute) as sandbox, Judge() as judge:
+                yield engine.Engine(Tools(model, sandbox, judge), lambda: None)
+
+        self._monkeypatch.setattr(engine, "open_engine", open_engine)
+        self._monkeypatch.setattr(
+            "aimo2.cli.evaluate.ensure_model", lambda name, console: Path("/models") / name
+        )
+        self._monkeypatch.setattr(sys, "argv", ["aimo2", *args])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        self.out, self.err = self._capfd.readouterr()
+        code = ended.value.code
+        return code if isinstance(code, int) else int(code is not None)
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Run]:
+    monkeypatch.chdir(tmp_path)
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield Run(monkeypatch, capfd)
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> str:
+    return str(write_sums(tmp_path / "sums.jsonl", 5))
+
+
+def test_figures_go_to_standard_output_and_progress_to_standard_error(run: Run, sums: str) -> None:
+    assert run("eval", sums, "-k", "4", "-o", "r") == 0
+    assert "sums: 5 problems, 4 samples each" in run.out
+    assert "pass@1 (mean over samples)" in run.out
+    assert "maj@4 (exact)" in run.out
+    assert "contamination:" in run.out
+    assert "20/20: pass@1" in run.err
+    assert "traces and grades are in r" in run.err
+    names = {path.name for path in Path("r").iterdir()}
+    assert {"run.json", "traces.jsonl", "outcomes.jsonl", "samples.parquet"} <= names
+
+
+def test_json_figures_are_those_of_the_folder(run: Run, sums: str) -> None:
+    assert run("eval", sums, "-k", "3", "-o", "r", "--json", "--limit", "4") == 0
+    shown = json.loads(run.out)
+    stored = read_run(Path("r"))
+    right = sum(bool(sample.correct) for sample in stored.samples.values())
+    assert shown["pass_1"]["value"] == pytest.approx(right / 12)
+    assert (shown["problems"], shown["samples"], list(shown["maj_k"])) == (4, 3, ["1", "2", "3"])
+
+
+def test_the_same_command_goes_on_in_its_own_folder(run: Run, sums: str) -> None:
+    assert run("eval", sums, "-k", "2", "--seed", "5") == 0
+    folder = Path("runs/sums-k2-seed5")
+    first = (folder / "traces.jsonl").read_bytes()
+    assert run("eval", sums, "-k", "2", "--seed", "5") == 0
+    assert "10 of 10 samples are done" in run.err
+    assert (folder / "traces.jsonl").read_bytes() == first
+
+
+def test_other_settings_in_the_same_folder_are_refused(run: Run, sums: str) -> None:
+    assert run("eval", sums, "-k", "2", "-o", "r") == 0
+    assert run("eval", sums, "-k", "2", "-o", "r", "--temperature", "0.2") == 2
+    assert "solve.sampling.temperature is 0.7 there and 0.2 here" in run.err
+    assert run("eval", sums, "-k", "2", "-o", "r", "--model", "other") == 2
+    assert "and other here" in run.err
+
+
+def test_flags_reach_the_configuration(run: Run, sums: str) -> None:
+    flags = (
+        "-k 6 -o r --openings plain --no-code --max-tokens 50 --timeout 900 --seed 3"
+        " --temperature 0.1 --top-p 0.5 --min-p 0.2 --concurrency 7 --logprobs --mode solve"
+        " --stop never"
+    )
+    assert run("eval", sums, *flags.split()) == 0
+    config = read_run(Path("r")).record.config
+    assert (config.mode, config.samples, config.solve.num_rollouts) == ("solve", 6, 6)
+    assert (config.solve.rollout.max_code_runs, config.solve.rollout.max_tokens) == (0, 50)
+    assert (config.solve.seed, config.solve.timeout, config.solve.openings) == (3, 900, ("plain",))
+    assert config.solve.sampling.temperature == 0.1
+    assert config.solve.answer_type == "int"
+    assert self_concurrency(run) == 7
+    assert "answers that are right" in run.out
+
+
+def self_concurrency(run: Run) -> int:
+    return run.configs[-1][1].concurrency
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nosuch"], "nosuch is no data set and no file"),
+        (["sums.jsonl", "--limit", "0"], "--limit 0: must be 1 or more"),
+        (["sums.jsonl", "--draw"], "--draw needs --limit"),
+        (["sums.jsonl", "-k", "0"], "--samples 0"),
+        (["sums.jsonl", "--temperature", "9"], "--temperature 9"),
+        (["sums.jsonl", "--columns", "answer=final"], "no column final for answer"),
+        (["sums.jsonl", "--modulus", "10", "--answer-type", "expr"], "--modulus needs integer"),
+        (["bare.jsonl"], "no problem has a gold answer"),
+        (["math500", "--data-dir", "gone"], "--data-dir gone: there is no such folder"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    run: Run, sums: str, args: list[str], said: str
+) -> None:
+    Path("bare.jsonl").write_text('{"problem": "x"}\n')
+    assert run("eval", *args) == 2
+    assert said in run.err
+    assert len(run.err.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_data_list_show_and_overlap(run: Run, sums: str) -> None:
+    assert run("data", "list") == 0
+    assert "HuggingFaceH4/MATH-500" in run.out
+    assert run("data", "show", sums, "-n", "1") == 0
+    assert "5 problems, 5 with a gold answer" in run.out
+    assert "level: 0 (3), 1 (2)" in run.out
+    assert "[s0] What is 0 plus 11?" in run.out
+    assert run("data", "show", sums, "--json") == 0
+    assert [json.loads(line)["id"] for line in run.out.splitlines()] == [
+        "s0",
+        "s1",
+        "s2",
+        "s3",
+        "s4",
+    ]
+    assert run("data", "overlap", sums, sums) == 0
+    assert "5 of 5 problems share" in run.out
+    assert run("data", "overlap", sums, sums, "--json") == 0
+    assert json.loads(run.out.splitlines()[0]) == {
+        "id": "s0", "row": 1, "share": 1.0, "long_runs": 1,
+    }  # fmt: skip
