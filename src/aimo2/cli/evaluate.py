@@ -16,12 +16,11 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from aimo2 import engine
-from aimo2.cli import errors, options
+from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.data import ColumnsOption, DataDirOption, DatasetArgument
 from aimo2.cli.models import ensure_model
 from aimo2.cli.progress import EvalProgress, PlainProgress, RichProgress, print_figures
-from aimo2.config import EngineConfig, KernelConfig, RolloutConfig, SamplingConfig, SolveConfig
+from aimo2.config import EngineConfig, ServerConfig
 from aimo2.errors import ConfigError, InputError
 from aimo2.evals.datasets import Dataset, load, parse_columns
 from aimo2.evals.local import Job, run_locally
@@ -43,14 +42,6 @@ class ModeName(StrEnum):
     SOLVE = "solve"
 
 
-class AutoAnswerType(StrEnum):
-    """What an answer may be; `auto` goes by the data set."""
-
-    AUTO = "auto"
-    INT = "int"
-    EXPR = "expr"
-
-
 class TrackName(StrEnum):
     """Where the figures may be tracked."""
 
@@ -66,8 +57,9 @@ def evaluate(
         typer.Option("--out", "-o", help="The run's folder; the same one goes on with a run."),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "-k", help="Attempts a problem; with solve, at most.")
-    ] = 4,
+        int | None,
+        typer.Option("--samples", "-k", help="Attempts a problem; with solve, at most."),
+    ] = None,
     mode: Annotated[
         ModeName, typer.Option(help="Independent samples, or the whole solver a problem.")
     ] = ModeName.SAMPLES,
@@ -92,23 +84,46 @@ def evaluate(
     base_url: options.BaseUrlOption = None,
     api_key_env: options.ApiKeyEnvOption = None,
     chat_template: options.ChatTemplateOption = None,
-    concurrency: options.ConcurrencyOption = None,
-    openings: options.OpeningsOption = "code,code,code,plain",
-    code: options.CodeOption = True,
-    max_tokens: options.MaxTokensOption = 1024,
-    max_code_runs: options.MaxCodeRunsOption = 4,
-    cell_timeout: options.CellTimeoutOption = 10.0,
-    timeout: options.TimeoutOption = None,
-    stop: options.StopOption = options.StopRuleName.MAJORITY,
-    answer_type: Annotated[
-        AutoAnswerType, typer.Option(help="Integers, any expression, or by the data set.")
-    ] = AutoAnswerType.AUTO,
-    modulus: options.ModulusOption = None,
-    temperature: options.TemperatureOption = 0.7,
-    top_p: options.TopPOption = 0.95,
-    min_p: options.MinPOption = 0.0,
-    logprobs: options.LogprobsOption = False,
-    seed: options.SeedOption = 0,
+    reasoner: options.ReasonerOption = None,
+    reasoner_model: options.ReasonerModelOption = None,
+    reasoner_key_env: options.ReasonerKeyOption = None,
+    verifier: options.VerifierOption = None,
+    verifier_model: options.VerifierModelOption = None,
+    verifier_key_env: options.VerifierKeyOption = None,
+    preset: flags.Preset = None,
+    config_file: flags.ConfigFile = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Attempts at once, over all problems.")
+    ] = None,
+    openings: flags.Openings = None,
+    openings_file: flags.OpeningsFile = None,
+    code: flags.Code = None,
+    family: flags.Family = None,
+    thinking: flags.Thinking = None,
+    repairs: flags.Repairs = None,
+    answer_type: flags.AnswerType = None,
+    modulus: flags.Modulus = None,
+    temperature: flags.Temperature = None,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = None,
+    logprobs: flags.Logprobs = None,
+    seed: flags.Seed = None,
+    assignments: flags.Assignments = None,
+    stop: flags.Stop = None,
+    min_votes: flags.MinVotes = None,
+    max_votes: flags.MaxVotes = None,
+    weigh: flags.Weigh = None,
+    genselect: flags.Genselect = None,
+    branch: flags.Branch = None,
+    max_tokens: flags.MaxTokens = None,
+    token_budget: flags.TokenBudget = None,
+    max_code_runs: flags.MaxCodeRuns = None,
+    cell_timeout: flags.CellTimeout = None,
+    timeout: flags.Timeout = None,
+    rollout_timeout: flags.RolloutTimeout = None,
+    min_thinking_tokens: flags.MinThinking = None,
+    max_thinking_tokens: flags.MaxThinking = None,
+    salvage: flags.Salvage = None,
     threads: options.ThreadsOption = None,
     context: options.ContextOption = 4096,
     sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
@@ -118,49 +133,52 @@ def evaluate(
     Figures go to standard output. Repeating a command with the same --out goes on where it
     stopped. Exit code: 0 done, 2 bad input or set-up, 130 interrupted.
     """
-    loaded = _chosen(
+    given = {name: value for name, value in locals().items() if name in choice.FLAGS}
+    if samples is not None and samples < 1:
+        raise ConfigError(f"--samples {samples}: must be 1 or more")
+    if concurrency is not None and concurrency < 1:
+        raise ConfigError(f"--concurrency {concurrency}: must be 1 or more")
+    if draw and limit is None:
+        raise ConfigError("--draw needs --limit: how many problems to draw")
+    loaded = _graded(
         load(dataset, data_dir=data_dir, columns=parse_columns(columns or ())), dataset
     )
     with _spoken():
         engine_config = EngineConfig(
             server=options.server_config(base_url, model, api_key_env, chat_template),
+            reasoner=options.second_server(
+                "--reasoner", reasoner, reasoner_model, reasoner_key_env
+            ),
+            verifier=options.second_server(
+                "--verifier", verifier, verifier_model, verifier_key_env
+            ),
             concurrency=concurrency,
             threads=threads,
             context=context,
             sandbox=sandbox.value,
         )
-        sizes = engine.sizes(engine_config, samples)
-        usual = SERVED_CONCURRENCY if engine_config.server is not None else sizes.concurrency
-        together = concurrency or usual
-        config = SolveConfig(
-            num_rollouts=sizes.num_rollouts,
-            concurrency=sizes.concurrency,
-            openings=tuple(part.strip() for part in openings.split(",")),
-            stop=stop.value,
-            timeout=timeout,
-            seed=seed,
-            answer_type=loaded.answer_type if answer_type == "auto" else answer_type.value,
-            modulus=modulus,
-            sampling=SamplingConfig(
-                temperature=temperature, top_p=top_p, min_p=min_p, logprobs=logprobs
-            ),
-            rollout=RolloutConfig(
-                max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
-            ),
-            kernel=KernelConfig(cell_timeout=cell_timeout),
-        )
-    if config.modulus is not None and config.answer_type != "int":
-        raise ConfigError("--modulus needs integer answers; use --answer-type int")
-    if draw and limit is None:
-        raise ConfigError("--draw needs --limit: how many problems to draw")
+    # The data set knows its answers better than a preset does.
+    asked = {**given, "answer_type": answer_type or loaded.answer_type, "rollouts": samples}
+    config = choice.choose(
+        engine_config,
+        preset=preset,
+        config_file=config_file,
+        assignments=assignments or (),
+        openings_file=openings_file,
+        flags={**asked, "concurrency": None, "code": code},
+    )
+    usual = SERVED_CONCURRENCY if engine_config.server is not None else config.concurrency
+    together = concurrency or usual
+    config = config.model_copy(update={"concurrency": min(config.concurrency, together)})
     run = RunConfig(
         dataset=loaded.name,
         dataset_sha256=loaded.sha256,
         limit=limit,
         draw=draw,
         mode=mode.value,
-        samples=samples,
+        samples=config.num_rollouts,
         model=None,
+        others=(_name(engine_config.reasoner), _name(engine_config.verifier)),
         solve=config,
     )
     folder = out or _folder(run)
@@ -170,7 +188,9 @@ def evaluate(
     if engine_config.server is None:
         path = ensure_model(model or DEFAULT_MODEL.name, console)
         engine_config = engine_config.model_copy(update={"model_path": path})
-    job = Job(loaded.subset(limit, seed if draw else None), run, engine_config, together)
+    job = Job(
+        loaded.subset(limit, config.seed if draw else None), run, engine_config, together, preset
+    )
     check_folder(folder, run.model_copy(update={"model": path.name}) if path_known(job) else run)
     session = _Session(job, folder, _progress(console), tracker)
     exit_code = _run(session, ray, ray_workers)
@@ -196,7 +216,12 @@ def _spoken() -> Any:
         raise ConfigError(errors.spoken_validation(error)) from error
 
 
-def _chosen(loaded: Dataset, asked: str) -> Dataset:
+def _name(server: ServerConfig | None) -> str | None:
+    """What tells a second model from another; its address may change."""
+    return (server.model or server.base_url) if server is not None else None
+
+
+def _graded(loaded: Dataset, asked: str) -> Dataset:
     if not loaded.num_graded:
         raise InputError(
             f"{asked}: no problem has a gold answer, so that nothing could be graded; name its"

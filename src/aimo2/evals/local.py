@@ -59,7 +59,7 @@ def served_name(job: Job, tools: Tools) -> str | None:
     """The name of the model that samples: the file's where the server is our own."""
     if job.engine.model_path is not None and job.engine.server is None:
         return job.engine.model_path.name
-    return getattr(tools.model, "name", None)
+    return tools.model_name
 
 
 async def run_locally(job: Job, folder: Path, watcher: Watcher, on_start: OnStart) -> None:

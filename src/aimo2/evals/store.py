@@ -15,11 +15,9 @@ second. A killed run leaves at most one torn last line, which is cut off. Knows 
 import errno
 import json
 import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -27,7 +25,6 @@ from typing import Any, Literal, Self, TypeVar
 import filelock
 from pydantic import ValidationError
 
-import aimo2
 from aimo2.config import SolveConfig
 from aimo2.errors import ConfigError, DiskFullError, InputError
 from aimo2.evals.datasets import Dataset, Item
@@ -40,12 +37,12 @@ from aimo2.evals.samples import (
     table,
     write_table,
 )
+from aimo2.runrecord import versions
 from aimo2.types import TRACE_VERSION, Outcome, Problem, Trace, Value
 
 RUN_VERSION = 1
 Mode = Literal["samples", "solve"]
 _SYNC_SECONDS = 1.0
-_PACKAGES = ("aimo2", "math-verify", "sympy", "numpy", "scipy", "xllamacpp")
 V = TypeVar("V", bound=Value)
 
 
@@ -65,6 +62,8 @@ class RunConfig(Value):
     """Rollouts a problem, in mode `solve` at most."""
     model: str | None
     """The served model's name, or the model file's."""
+    others: tuple[str | None, str | None] = (None, None)
+    """The second models: the reasoner, the verifier."""
     solve: SolveConfig
 
 
@@ -95,19 +94,9 @@ def new_record(
         published=dataset.published,
         preset=preset,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        versions=_versions(),
+        versions=versions(),
         engine=engine,
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {**found, "aimo2": aimo2.__version__}
 
 
 class _Lines:
