@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as trying
+from hypothesis import strategies as st
 
-from aimo2.config import CutConfig, SamplingConfig, VerifyConfig
+from aimo2.config import CutConfig, SalvageConfig, SamplingConfig, VerifyConfig
 from aimo2.errors import ModelUnavailable
 from aimo2.llm import Chunk, Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
@@ -234,3 +237,62 @@ def test_time_for_the_verifier_is_kept_at_the_questions_end() -> None:
     run = run_solver(ScriptedModel(script), settings, seconds=100)
     assert run.seconds <= 100
     assert max(run.solved.outcome.votes.values()) == 3.0
+
+
+CUTS = st.builds(
+    CutConfig,
+    confirmed=st.booleans(),
+    probe=st.sampled_from([None, "crazy", "high", "mild"]),
+    confidence=st.booleans(),
+    warm_up=st.integers(1, 3),
+    window=st.sampled_from([1, 8]),
+    length=st.sampled_from([None, 1.1, 3.0]),
+    length_after=st.integers(1, 2),
+)
+PIECES = st.sampled_from(
+    [
+        "Maybe \\boxed{42}? ",
+        "So we go on.\n",
+        "```python\nprint(42)\n```\n",
+        "```output\n7\n```\n",
+        "\\boxed{41}\n",
+        "</think>\n",
+    ]
+)
+STEPS = st.one_of(
+    PIECES,
+    st.floats(0, 40).map(Delay),
+    st.floats(0.1, 9).map(lambda value: Chunk("w ", 1, (-value,), None, ((-value, -value),))),
+    st.just(ModelUnavailable("gone")),
+)
+
+
+@trying(max_examples=60, deadline=None)
+@given(CUTS, st.lists(st.lists(STEPS, max_size=30), min_size=1, max_size=6), st.integers(5, 300))
+def test_whatever_happens_every_rollout_ends_once_and_nothing_leaks(
+    cut: CutConfig, replies: list[list[Step]], seconds: int
+) -> None:
+    """`run_solver` itself checks that no stream, kernel or task stays open."""
+    calls = count()
+
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        return replies[next(calls) % len(replies)]
+
+    ran = run_solver(
+        ScriptedModel(script),
+        config(
+            cut=cut,
+            openings=("plain", "late", "verify", "code"),
+            num_rollouts=5,
+            concurrency=2,
+            max_tokens=200,
+            verify=VerifyConfig(comparisons=2),
+            salvage=SalvageConfig(),
+        ),
+        seconds=seconds,
+    )
+    assert ran.seconds <= seconds
+    for trace in ran.solved.traces:
+        assert (trace.answer is None) or trace.stop_reason != "unsure"
+        assert trace.text == trace.prefix + "".join(t.text + t.injected for t in trace.turns)
+        assert trace.num_code_runs <= 4

@@ -14,6 +14,7 @@ from aimo2.cli.evaluate import evaluate as eval_command
 from aimo2.cli.exam import app as exam_app
 from aimo2.cli.kaggle import app as kaggle_app
 from aimo2.cli.models import app as models_app
+from aimo2.cli.openings import openings as openings_command
 from aimo2.cli.presets import presets as presets_command
 from aimo2.cli.replay import replay as replay_command
 from aimo2.cli.sandbox import app as sandbox_app
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command("solve", cls=ShowCommand)(solve_command)
 app.command("presets")(presets_command)
+app.command("openings")(openings_command)
 app.command("serve")(serve_command)
 app.command("eval")(eval_command)
 app.add_typer(benchmark_app, name="benchmark")
