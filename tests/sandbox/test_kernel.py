@@ -183,6 +183,123 @@ print("early words")
     assert [result.output for result in results] == ["early words\n", "now\n", "mine\n"]
 
 
+def test_what_a_cell_kept_of_its_streams_works_in_a_fork(lab: Lab) -> None:
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        await run(kernel, "import logging, sys\nlogging.basicConfig(format='%(message)s')")
+        await run(kernel, "kept = sys.stdout")
+        child = await kernel.fork()
+        for each in (child, kernel):
+            result = await run(each, "logging.warning('heard'); print('too', file=kept)")
+            assert result.output == "heard\ntoo\n"
+            await each.close()
+
+    lab.do(main())
+
+
+def test_folders_of_ended_processes_are_removed_and_files_go_with_the_fork(keeper: Lab) -> None:
+    look = "import os\nos.getcwd(), os.path.getsize('../data')"
+
+    async def main() -> None:
+        kernel = await keeper.sandbox.create()
+        if "mount namespace" not in (await keeper.sandbox.report()).active:
+            pytest.skip("no scratch folder on this machine")
+        write = "open('data', 'wb').write(bytes(6 << 20)); os.mkdir('in'); os.chdir('in')"
+        assert (await run(kernel, f"import os\n{write}")).error is None
+        for _ in range(12):  # of which the family's 32 MiB hold five at a time
+            assert (await run(kernel, look)).error is None
+        assert "as they were" in (await run(kernel, "os._exit(1)")).traceback
+        after = await run(kernel, look)
+        assert after.error is None
+        assert eval(after.output)[0].endswith("/in")
+        child = await kernel.fork()
+        assert (await run(child, look)).error is None
+        await run(child, "os.chdir('/')")
+        grandchild = await child.fork()
+        assert (await run(grandchild, "os.getcwd()")).output == "'/'\n"
+        for each in (child, grandchild):
+            await each.close()
+        assert (await run(kernel, "open('more', 'wb').write(bytes(12 << 20));")).error is None
+        with pytest.raises(SandboxError, match="No space left"):
+            await kernel.fork()
+        await kernel.close()
+
+    keeper.do(main())
+
+
+THIEF = """
+import gc, os, platform
+server = next(o for o in gc.get_objects() if type(o).__name__ == "Server")
+def steal(fds):
+    import ctypes
+    number = 56 if platform.machine() == "x86_64" else 220
+    if {call} == 0:
+        while True: pass
+    return {{"refused": "stolen"}}
+server._fork = steal
+"""
+
+
+@pytest.mark.parametrize(
+    "call", ["os.fork()", "ctypes.CDLL(None).syscall(number, 0x8000 | 17, 0, 0, 0, 0)"]
+)
+def test_a_process_that_a_cell_made_of_its_fork_is_found_and_killed(lab: Lab, call: str) -> None:
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        await run(kernel, THIEF.format(call=call))
+        zygote = psutil.Process(lab.sandbox._zygotes[0].pid)
+        before = set(zygote.children(recursive=True))
+        with pytest.raises(SandboxError, match="stolen"):
+            await kernel.fork()
+        strangers = set(zygote.children(recursive=True)) - before
+        assert len(strangers) == 1
+        await until(lambda: not any(_lives(process) for process in strangers))
+        assert (await run(kernel, "6 * 7")).output == "42\n"
+        await kernel.close()
+
+    def _lives(process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    lab.do(main())
+
+
+def test_a_kernel_cannot_name_another_ones_process_as_its_own(lab: Lab) -> None:
+    async def main() -> None:
+        kernel, other = [await lab.sandbox.create() for _ in range(2)]
+        said = f"{{'op': 'hello', 'pid': {other._link.guest_pid}}}"
+        lie = "server._greet = lambda: server._wire.send(" + said + ")"
+        find = (
+            "import gc\nserver = next(o for o in gc.get_objects() if type(o).__name__ == 'Server')"
+        )
+        await run(kernel, f"{find}\n{lie}")
+        child = await kernel.fork()
+        assert child._link.guest_pid not in (other._link.guest_pid, kernel._link.guest_pid)
+        for each in (kernel, other, child):
+            await each.close()
+
+    lab.do(main())
+
+
+def test_hooks_of_a_cell_cannot_hold_up_a_fork_for_long(lab: Lab) -> None:
+    spin = "import os\ndef spin():\n    while True: pass\n"
+
+    async def main() -> None:
+        sibling = await lab.sandbox.create()
+        for where, says in (("before", "did not answer"), ("after_in_child", "did not greet")):
+            kernel = await lab.sandbox.create()
+            await run(kernel, f"{spin}os.register_at_fork({where}=spin)")
+            with pytest.raises(SandboxError, match=says):
+                await kernel.fork()
+            await kernel.close()
+        assert (await run(sibling, "1")).output == "1\n"
+        await sibling.close()
+
+    lab.do(main())
+
+
 def test_a_kernel_with_threads_forks_without_them(lab: Lab) -> None:
     code = """
 import threading
@@ -315,6 +432,24 @@ def test_a_cell_too_long_to_send_is_refused(lab: Lab) -> None:
     results = lab.cells("#" * 300_000, "#" + "\U0001d7d9" * 131_060 + "\n5")
     assert (results[0].error, results[1].output) == ("syntax", "5\n")
     assert "may have 131,072 characters, not 300,000" in results[0].traceback
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "text"),
+    [
+        ("{'error': 5, 'traceback': 7}", "other", ""),
+        ("{'error': ['name'], 'traceback': None}", "other", ""),
+        ("{'error': 'no such kind', 'traceback': 'x' * 60_000}", "other", "x" * 8_000),
+        ("{'error': 'name', 'traceback': '\\ud800'}", "name", "\\ud800"),
+        ("{}", None, ""),
+    ],
+)
+def test_words_of_a_lying_kernel_are_bounded_and_typed(
+    lab: Lab, reply: str, error: str | None, text: str
+) -> None:
+    find = "import gc\nserver = next(o for o in gc.get_objects() if type(o).__name__ == 'Server')"
+    lie = lab.cells(f"{find}\nserver._run = lambda code: {reply}", "1")[1]
+    assert (lie.error, lie.traceback) == (error, text)
 
 
 def test_closing_is_final_and_idempotent(lab: Lab) -> None:

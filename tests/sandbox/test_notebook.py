@@ -48,6 +48,30 @@ One = Callable[[str], CellResult]
         ),
         ("open('notes', 'w').write('kept'); open('notes').read()", "'kept'\n"),
         ("import multiprocessing, sqlite3, decimal, itertools; 1", "1\n"),
+        ("%time x = 5\nx", "5\n"),
+        (">>> x = 6\n>>> x\n6", "6\n"),
+        ("open('written.py', 'w').write('z = 4'); import written; written.z", "4\n"),
+        ("display(1, 'a')", "1\n'a'\n"),
+        ("from IPython.display import Math, display\ndisplay(Math('x^2'))", "x^2\n"),
+        ("from sympy import *\ninit_printing()\nsqrt(8)", "2*sqrt(2)\n"),
+        ("from multiprocessing import Pool\nwith Pool(4) as p: print(p.map(abs, [-1]))", "[1]\n"),
+        (
+            "from concurrent.futures import ProcessPoolExecutor as P\n"
+            "with P() as p: print(list(p.map(abs, [-2])))",
+            "[2]\n",
+        ),
+        (
+            "import multiprocessing as m\nq = m.Queue()\n"
+            "p = m.Process(target=q.put, args=(3,)); p.start(); p.join()\nq.get()",
+            "3\n",
+        ),
+        ("import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)\nprint(9)", "9\n"),
+        ("import sys\nsys.stdout.reconfigure(line_buffering=True); sys.stdout.close(); 3", "3\n"),
+        (
+            "import sys\nsys.setrecursionlimit(10**6)\n"
+            "def f(n): return n and 1 + f(n - 1)\nf(70_000)",
+            "70000\n",
+        ),
         ("import os\n[name for name in os.environ if 'KEY' in name or 'TOKEN' in name]", "[]\n"),
     ],
 )
@@ -82,6 +106,14 @@ def test_what_a_cell_shows(one_cell: One, code: str, output: str) -> None:
         ("class E(Exception):\n def __str__(self): 1/0\nraise E", "other", "E: <exception str()"),
         ("str(10 ** 400_000)", "value", "Exceeds the limit (300000 digits)"),
         ("open('/etc/passwd')", "other", "/etc/passwd"),
+        (
+            "from multiprocessing import get_context, synchronize\n"
+            "synchronize.Lock(ctx=get_context())",
+            "other",
+            "no other programs or processes here",
+        ),
+        ("raise ExceptionGroup('g', [ValueError(7)])", "other", "  ValueError: 7"),
+        ("raise ValueError('\\ud800')", "value", "ValueError: \\ud800"),
         ("import os\nos.fork()", "other", "no other programs or processes here"),
         ("import socket\nsocket.socket()", "other", "(no network and no other programs"),
     ],
@@ -148,3 +180,50 @@ def test_tasks_left_behind_disturb_nobody(lab: Lab) -> None:
 def test_a_cell_may_break_its_own_streams_for_itself_only(lab: Lab) -> None:
     cells = lab.cells("import sys\nsys.stdout = None\ndel __builtins__.input", "print('back')")
     assert cells[1].output == "back\n"
+
+
+def test_the_runner_needs_no_built_in_that_a_cell_can_break(lab: Lab) -> None:
+    breaks = """
+import builtins, sys, threading
+builtins.print = builtins.repr = builtins.len = builtins.isinstance = None
+sys.unraisablehook = threading.excepthook = sys.setrecursionlimit = None
+__builtins__ = None
+"""
+    cells = lab.cells(breaks, "6 * 7", "1 / 0")
+    assert [cells[1].output, cells[2].error] == ["42\n", "value"]
+
+
+def test_a_thread_and_a_destructor_fail_in_few_words(one_cell: One) -> None:
+    thread = "import threading\nt = threading.Thread(target=lambda: 1 / 0)\nt.start(); t.join()"
+    said = one_cell(thread).output
+    assert said.startswith("Exception in Thread-1 (<lambda>):\n")
+    assert said.endswith("ZeroDivisionError: division by zero\n")
+    assert "threading.py" not in said
+    said = one_cell("class A:\n  def __del__(self): [][1]\nA()\nNone").output
+    assert "A.__del__" in said
+    assert said.endswith("IndexError: list index out of range\n")
+
+
+def test_future_statements_hold_for_later_cells(lab: Lab) -> None:
+    first, later = lab.cells("from __future__ import annotations", "def f(a: Undefined): 0\n'ok'")
+    assert (first.error, later.output) == (None, "'ok'\n")
+
+
+def test_endless_recursion_under_a_huge_limit_is_told_as_such(one_cell: One) -> None:
+    result = one_cell("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf(0)")
+    assert (result.error, result.state_lost) == ("recursion", False)
+    assert "more calls ..." in result.traceback
+
+
+def test_drawing_gives_what_can_be_computed(one_cell: One) -> None:
+    code = """
+import matplotlib.pyplot as plt
+n, bins, patches = plt.hist([1, 2, 2, 3], bins=2)
+figure, (left, right) = plt.subplots(1, 2)
+line, = left.plot([1])
+for ax in plt.subplots(2, 3)[1].flat: ax.set_title("t")
+print(n.tolist(), bins.tolist())
+plt.show()
+"""
+    result = one_cell(code)
+    assert (result.error, result.output.splitlines()[1:]) == (None, ["[1, 3] [1.0, 2.0, 3.0]"])

@@ -190,12 +190,14 @@ class ForkSandbox:
         self._kernels.discard(kernel)
 
     async def _walk(self) -> None:
-        """See to it that idle kernels are idle."""
+        """See to it that idle kernels are idle, and that there is nobody else."""
         while True:
             await asyncio.sleep(_PATROL_SECONDS)
             for kernel in tuple(self._kernels):
                 kernel.patrol()
                 await asyncio.sleep(0)
+            for zygote in self._zygotes:
+                zygote.patrol()
 
 
 async def probe(layers: Sequence[str] = LAYERS) -> LayerReport:

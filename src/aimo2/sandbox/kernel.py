@@ -29,12 +29,13 @@ _GRACE: Final = 0.5
 """Seconds between the interrupt of a cell and the kill of its process."""
 _AGAIN: Final = 0.15
 """Seconds between interrupts: a cell's own `except:` may swallow the first."""
-_FORK_SECONDS: Final = 10.0
+_FORK_SECONDS: Final = 5.0
 _EXIT_PATIENCE: Final = 0.2
 _MAX_CODE: Final = MAX_FRAME // 16
 """Characters; one takes up to twelve bytes in a frame."""
 _MAX_TRACEBACK: Final = 8_000
 _KINDS: Final = frozenset(get_args(ErrorKind))
+_TOO_LATE: Final = "TimeoutError: no time was left to start the cell"
 _LOST: Final = "all variables are gone"
 _KEPT: Final = "variables are as they were before this cell"
 
@@ -64,13 +65,13 @@ class ForkKernel:
         if len(code) > _MAX_CODE:
             text = f"SyntaxError: a cell may have {_MAX_CODE:,} characters, not {len(code):,}"
             return CellResult("", "syntax", text)
+        if deadline.remaining() <= 0:
+            return CellResult("", "timeout", _TOO_LATE)
         try:
             async with asyncio.timeout_at(deadline.when()):
-                # Where the deadline has passed, this is what notices.
-                await asyncio.sleep(0)
                 unheard = await self._take_turn()
         except TimeoutError:
-            return CellResult("", "timeout", "TimeoutError: no time was left to start the cell")
+            return CellResult("", "timeout", _TOO_LATE)
         if unheard is not None:
             self._end_turn()
             return unheard
@@ -106,7 +107,7 @@ class ForkKernel:
     async def _revive(self) -> CellResult | None:
         """A process for a kernel that has lost its own between cells."""
         text = f"the interpreter was lost between cells ({self._link.why}): "
-        if self._promote():
+        if await self._promote():
             # Without a cell since the checkpoint, nothing at all is lost.
             text += "the last cell is undone, and this one was not run"
             return CellResult("", "died", text) if self._changed else None
@@ -117,12 +118,22 @@ class ForkKernel:
         text += f"{_LOST}, and this cell was not run"
         return None if told else CellResult("", "died", text, state_lost=True)
 
-    def _promote(self) -> bool:
+    async def _promote(self) -> bool:
         """Go on from the checkpoint, if it is alive."""
         checkpoint, self._checkpoint = self._checkpoint, None
-        if checkpoint is None or checkpoint.lost or self._closed:
-            if checkpoint is not None:
-                checkpoint.dispose()
+        if checkpoint is None:
+            return False
+        try:
+            async with asyncio.timeout(_FORK_SECONDS):
+                await checkpoint.greeted()
+        except (TimeoutError, LinkLost):
+            checkpoint.dispose()
+            return False
+        except BaseException:
+            self._checkpoint = checkpoint
+            raise
+        if self._closed:
+            checkpoint.dispose()
             return False
         self._link.dispose()
         self._link = checkpoint
@@ -137,6 +148,7 @@ class ForkKernel:
             self._checkpoint.dispose()
             self._checkpoint = None
         try:
+            # It need not have greeted: this kernel can go on meanwhile.
             self._checkpoint = await self._fork_link()
         except SandboxError:
             return  # a kernel that cannot be forked now runs without
@@ -156,7 +168,7 @@ class ForkKernel:
 
     async def _finish(self, cell: "_Cell") -> CellResult:
         try:
-            reply = await asyncio.shield(cell.answer)
+            reply = await cell.answer
         except LinkLost:
             return await self._epitaph(cell)
         except asyncio.CancelledError:
@@ -176,7 +188,7 @@ class ForkKernel:
             output, dropped = self._link.read_output()
             kind, text = await self._cause(cell)
             self._require_open()
-            kept = self._promote()
+            kept = await self._promote()
         finally:
             cell.settle()
         self._told = not kept
@@ -198,8 +210,14 @@ class ForkKernel:
             self._require_open()
             link = await self._sibling()
             try:
-                if reseed is not None:
-                    await asyncio.shield(await link.ask({"op": "reseed", "seed": reseed}))
+                async with asyncio.timeout(_FORK_SECONDS):
+                    await link.greeted()
+                    if reseed is not None:
+                        await (await link.ask({"op": "reseed", "seed": reseed}))
+            except (TimeoutError, LinkLost) as error:
+                link.give_up("the new process did not greet")
+                link.dispose()
+                raise SandboxError(f"the kernel cannot be forked: {link.why}") from error
             except BaseException:
                 link.dispose()
                 raise
@@ -214,7 +232,7 @@ class ForkKernel:
 
     async def _sibling(self) -> Link:
         """A process with the same namespace; the checkpoint, if it is of now, is one."""
-        if self._link.lost and (self._changed or not self._promote()):
+        if self._link.lost and (self._changed or not await self._promote()):
             raise SandboxError("the kernel cannot be forked: its interpreter was lost")
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is not None and not checkpoint.lost and not self._changed:
@@ -224,6 +242,7 @@ class ForkKernel:
         return await self._fork_link()
 
     async def _fork_link(self) -> Link:
+        """A process with the same namespace, which may not have greeted yet."""
         child = self._sandbox.open_link()
         self._zygote.enlist(child, self._link.family)
         try:
@@ -231,11 +250,10 @@ class ForkKernel:
                 self._zygote.grant(self._link.guest_pid)
                 answer = await self._link.ask({"op": "fork"}, child.ends)
                 child.close_ends()
-                reply = await asyncio.shield(answer)
+                reply = await answer
                 self._link.calm()
                 if "refused" in reply:
                     raise SandboxError(f"the kernel cannot be forked: {reply['refused']!s:.200}")
-                await child.greeted()
         except BaseException as error:
             child.dispose()
             if isinstance(error, SandboxError) and not isinstance(error, LinkLost):
@@ -261,8 +279,10 @@ class ForkKernel:
         self._sandbox.forget(self)
 
     def patrol(self) -> None:
-        """See to it that the process is idle where it should be."""
+        """See to it that the processes are idle where they should be."""
         self._link.patrol()
+        if self._checkpoint is not None:
+            self._checkpoint.patrol()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -279,6 +299,7 @@ class _Cell:
         self._timer: asyncio.TimerHandle | None = None
         self._begun = self._loop.time()
         self._ended: float | None = None
+        self._abandoned = False
         self.killed = False
         self.answer: asyncio.Future[dict[str, Any]]
 
@@ -286,20 +307,22 @@ class _Cell:
         """Send the cell. From `limit` seconds on it is interrupted, then killed."""
         self._link.reset_output()
         self._timer = self._loop.call_later(limit, self._interrupt, self._begun + limit + _GRACE)
+        self._link.on_answer = self._on_answer
         try:
             self.answer = await self._link.ask({"op": "run", "code": code})
         except BaseException:
             # What the kernel got of the cell is unknown.
-            self._timer.cancel()
             self._link.give_up("the cell was cancelled while it was sent")
             self.settle()
             raise
-        self.answer.add_done_callback(self._on_answer)
 
-    def _on_answer(self, answer: asyncio.Future[dict[str, Any]]) -> None:
+    def _on_answer(self) -> None:
         self._ended = self._loop.time()
         if self._timer is not None:
             self._timer.cancel()
+        if self._abandoned:
+            self._link.calm()
+            self.settle()
 
     def _interrupt(self, kill_at: float) -> None:
         now = self._loop.time()
@@ -312,11 +335,13 @@ class _Cell:
 
     def stop(self) -> None:
         """Nobody waits any more: interrupt now, and free the kernel when it has answered."""
+        if self._ended is not None:
+            self.settle()
+            return
+        self._abandoned = True
         if self._timer is not None:
             self._timer.cancel()
-        if not self.answer.done():
-            self._interrupt(self._loop.time() + _GRACE)
-        self.answer.add_done_callback(lambda answer: self.settle())
+        self._interrupt(self._loop.time() + _GRACE)
 
     def settle(self) -> None:
         """Let the next cell have its turn. Idempotent."""
@@ -337,7 +362,10 @@ def _checked(reply: dict[str, Any]) -> tuple[ErrorKind | None, str]:
         return None, ""
     known = isinstance(error, str) and error in _KINDS
     kind = cast(ErrorKind, error) if known else "other"
-    return kind, text[:_MAX_TRACEBACK] if isinstance(text, str) else ""
+    if not isinstance(text, str):
+        return kind, ""
+    # Half a surrogate pair could not be stored as UTF-8.
+    return kind, text[:_MAX_TRACEBACK].encode("utf-8", "backslashreplace").decode()
 
 
 def _cause(status: int | None, why: str) -> tuple[ErrorKind, str]:

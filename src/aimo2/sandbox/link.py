@@ -18,16 +18,18 @@ from typing import Any, Final
 
 from aimo2.errors import SandboxError
 from aimo2.sandbox.guest.frames import Decoder, FrameError, encode
-from aimo2.sandbox.guest.output import HEADER, assemble
+from aimo2.sandbox.guest.output import HEADER, assemble, written
 
 __all__ = ["Link", "LinkLost", "pass_fds"]
 
-_CHUNK: Final = 64 * 1024
+_CHUNK: Final = 16 * 1024
 _REPLY_LIMIT: Final = 64 * 1024
 _IDLE_SECONDS: Final = 0.05
 """Processor seconds between two patrols that are too many for an idle kernel."""
 _MARK: Final = "\n[... {} bytes dropped ...]\n"
 _MARK_ROOM: Final = 64
+_FIRST_LOOK: Final = 4096
+"""Bytes of the output memory that are read at once; few cells print more."""
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
@@ -49,6 +51,8 @@ class Link:
         self.ends: list[int] = [theirs.detach(), os.dup(self._memory)]
         self._decoder = Decoder(_REPLY_LIMIT)
         self._waiting: asyncio.Future[dict[str, Any]] | None = None
+        self.on_answer: Callable[[], None] | None = None
+        """Called once, within the event that brings the answer to what was asked, or the loss."""
         self._pidfd: int | None = None
         self._next_id = 0
         self._expected_id: int | None = None
@@ -62,7 +66,7 @@ class Link:
         self.on_dispose: Callable[[], None] | None = None
         """Called once, when the link is disposed of."""
         self.guest_pid: int | None = None
-        """Process id in the zygote's view, as the kernel says."""
+        """Process id in the zygote's view; `None` before the kernel's greeting."""
         self.unsent = False
         """Whether the last command did not reach it."""
         self.lost = False
@@ -78,25 +82,32 @@ class Link:
             os.close(self.ends.pop())
 
     async def greeted(self) -> None:
-        """Wait until the kernel is ready. Raises `LinkLost`."""
-        frame = await self._greeting
+        """Wait until the kernel is ready. Raises `LinkLost`. May be called more than once."""
+        if self.lost:
+            raise LinkLost(self.why)
+        if self.guest_pid is None:
+            await asyncio.shield(self._greeting)
+
+    def _meet(self, frame: dict[str, Any]) -> None:
+        """Take in the greeting. Raises `LinkLost`."""
         said = frame.get("pid")
         if sys.platform != "linux" and isinstance(said, int):
             self.pid = said
         if frame.get("op") != "hello" or not isinstance(said, int) or self.pid is None:
-            self.give_up("it did not greet")
-            raise LinkLost(f"the kernel did not start: {self.why}")
-        self.guest_pid = said
+            raise LinkLost("it did not greet")
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(self.pid)
+        # The zygote lets processes fork by this number: a kernel may not name another one's.
+        self.guest_pid = _innermost_pid(self.pid) or said
 
     async def ask(
         self, frame: dict[str, Any], fds: Sequence[int] = ()
     ) -> asyncio.Future[dict[str, Any]]:
         """Send a command; the future is its answer, or fails with `LinkLost`.
 
-        One at a time: the next command has to wait for it, so nobody may cancel the future.
+        One at a time: the next command has to wait for it. Cancelling the future does not take
+        the command back.
         """
         if self.stopped:
             self.stopped = False
@@ -117,14 +128,25 @@ class Link:
 
     def _expect(self) -> asyncio.Future[dict[str, Any]]:
         assert self._waiting is None, "one command at a time"
-        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        # A failure that nobody is left to hear is not worth a warning.
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+        answer = self._waiting = self._loop.create_future()
         if self.lost:
-            answer.set_exception(LinkLost(self.why))
-        else:
-            self._waiting = answer
+            self._fail()
         return answer
+
+    def _fail(self) -> None:
+        """Whoever waits learns that the kernel is lost."""
+        answer, self._waiting = self._waiting, None
+        if answer is None:
+            return
+        if not answer.done():
+            answer.set_exception(LinkLost(self.why))
+            answer.exception()  # a failure that nobody is left to hear is not worth a warning
+        self._tell()
+
+    def _tell(self) -> None:
+        told, self.on_answer = self.on_answer, None
+        if told is not None:
+            told()
 
     def _on_readable(self) -> None:
         try:
@@ -143,14 +165,26 @@ class Link:
             self._take(frame)
 
     def _take(self, frame: dict[str, Any]) -> None:
-        answer, self._waiting = self._waiting, None
+        answer = self._waiting
         if answer is None:
             self.give_up("it spoke without being asked")
         elif self._expected_id is not None and frame.get("id") != self._expected_id:
-            self._waiting = answer
             self.give_up("it answered another command than the one asked")
+        elif self.guest_pid is None:
+            try:
+                self._meet(frame)
+            except LinkLost as error:
+                self.give_up(str(error))
+            else:
+                self._hand_over(answer, frame)
         else:
+            self._hand_over(answer, frame)
+
+    def _hand_over(self, answer: asyncio.Future[dict[str, Any]], frame: dict[str, Any]) -> None:
+        self._waiting = None
+        if not answer.done():
             answer.set_result(frame)
+        self._tell()
 
     def _read(self) -> bytes:
         if self.pid is not None or sys.platform != "linux":
@@ -172,8 +206,10 @@ class Link:
     def read_output(self) -> tuple[str, int]:
         """What the last cell printed, cut in the middle, and how many bytes that cost."""
         # Read, never mapped: the kernel could shorten a mapping under us.
-        memory = os.pread(self._memory, self._size, 0)
-        first, last, dropped = assemble(memory.ljust(self._size, b"\0"))
+        memory = os.pread(self._memory, _FIRST_LOOK, 0).ljust(HEADER, b"\0")
+        if HEADER + written(memory) > len(memory):
+            memory = os.pread(self._memory, self._size, 0).ljust(self._size, b"\0")
+        first, last, dropped = assemble(memory, self._size)
         if not dropped:
             return first.decode("utf-8", "replace"), 0
         # A cut in the middle of a character costs that character.
@@ -191,7 +227,7 @@ class Link:
     def calm(self) -> None:
         """Stop a kernel that has answered but still has threads, until the next command."""
         try:
-            threads = Path(f"/proc/{self.pid}/task").stat().st_nlink - 2
+            threads = os.stat(f"/proc/{self.pid}/task").st_nlink - 2  # noqa: PTH116 - for each cell
         except OSError:  # gone, or not Linux
             return
         if threads > 1:
@@ -224,9 +260,7 @@ class Link:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
-        answer, self._waiting = self._waiting, None
-        if answer is not None and not answer.done():
-            answer.set_exception(LinkLost(why))
+        self._fail()
 
     def dispose(self) -> None:
         """Kill the kernel and free everything. The output cannot be read afterwards."""
@@ -238,6 +272,16 @@ class Link:
         told, self.on_dispose = self.on_dispose, None
         if told is not None:
             told()
+
+
+def _innermost_pid(pid: int | None) -> int | None:
+    """Process id in the namespace that the process itself is in; `None` where it is not told."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    line = next((line for line in status.splitlines() if line.startswith("NSpid:")), "")
+    return int(line.split()[-1]) if line else None
 
 
 def _processor_seconds(pid: int | None) -> float:

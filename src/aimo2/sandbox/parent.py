@@ -7,6 +7,7 @@ processes that do: its frames are bounded and checked like any other.
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -76,6 +77,7 @@ class ZygoteProcess:
         self._links: set[Link] = set()
         self._exits: OrderedDict[int, int] = OrderedDict()
         self._exit_waiters: dict[int, asyncio.Future[int]] = {}
+        self._strangers: set[int] = set()
         self.lost = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
         try:
@@ -143,6 +145,30 @@ class ZygoteProcess:
         if not self.lost:
             with contextlib.suppress(OSError):
                 self._sock.send(encode(frame))
+
+    def patrol(self) -> None:
+        """Kill processes of kernels that no link knows. Called about once a second.
+
+        A cell may keep the one process that it was allowed to make as a fork of its kernel. Who
+        is a stranger twice in a row is not a fork that has yet to greet.
+        """
+        unmet = self._spawning or any(link.pid is None for link in self._links)
+        if self.lost or not self._ready.done() or unmet:
+            self._strangers = set()
+            return
+        known = {link.pid for link in self._links}
+        parents = (self._kernels_parent(), *known)
+        strangers = {pid for parent in parents if parent for pid in _children(parent)} - known
+        for pid in strangers & self._strangers:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        self._strangers = strangers
+
+    def _kernels_parent(self) -> int | None:
+        """Process id of the zygote: in a pid namespace, it is the child of what we started."""
+        if self._ready.exception() or self._ready.result()["layers"].get("pid namespace") != "":
+            return self.pid
+        return next(iter(_children(self.pid)), None)
 
     async def exit_status(self, guest_pid: int | None, patience: float) -> int | None:
         """How a kernel ended, as `os.waitpid` gives it; `None` where that is not known."""
@@ -235,6 +261,15 @@ class ZygoteProcess:
         self._stderr.seek(max(0, size - _STDERR_CHARS))
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else f"its process ended with {self._process.poll()}"
+
+
+def _children(pid: int) -> set[int]:
+    """Process ids of a process's children; empty where the system does not say."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found.update(map(int, (thread / "children").read_text().split()))
+    return found
 
 
 def _launch(fd: int, paths: Sequence[str], stderr: IO[bytes]) -> subprocess.Popen[bytes]:

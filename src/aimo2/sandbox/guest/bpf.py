@@ -101,7 +101,7 @@ _WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0o2000
 _NR: Final = _table(
     """
     clone:56:220 clone3:435:435 socketpair:53:199 ioctl:16:29 fcntl:72:25 prctl:157:167
-    prlimit64:302:261 tgkill:234:131
+    prlimit64:302:261
     """
 )
 
@@ -145,13 +145,15 @@ def supported(machine: str) -> bool:
     return machine in _ARCHITECTURES
 
 
-def assemble(machine: str, *, pid: int, writes: bool, fork: int | None) -> bytes:
-    """The program for one kernel, eight bytes an instruction.
+def assemble(machine: str, *, writes: bool, fork: int | None) -> bytes:
+    """The program for kernels, eight bytes an instruction.
 
-    `pid`: the process that may signal its own threads. `writes`: whether files may be made and
-    changed. `fork`: the action for the clone by which a kernel forks (`ALLOW`; `NOTIFY`, then for
-    the C library's fork, too), or `None` where it is denied. Raises `ValueError` for a machine
-    without a list.
+    No signal can be sent, not even to oneself: a fork inherits the filter, and "oneself" would be
+    the kernel that it came from. `abort` then ends the process by a trap.
+
+    `writes`: whether files may be made and changed. `fork`: the action for the clone by which a
+    kernel forks (`ALLOW`; `NOTIFY`, then for the C library's fork, too), or `None` where it is
+    denied. Raises `ValueError` for a machine without a list.
     """
     column = list(_ARCHITECTURES).index(machine)
     architecture = _ARCHITECTURES[machine]
@@ -167,15 +169,13 @@ def assemble(machine: str, *, pid: int, writes: bool, fork: int | None) -> bytes
     ]
     for numbers in (_FREE | _WRITES if writes else _FREE).values():
         program += _rule(numbers[column], (), ALLOW)
-    for numbers, checks, action in _guarded(pid, writes, fork):
+    for numbers, checks, action in _guarded(writes, fork):
         program += _rule(numbers[column], checks, action)
     program.append(_Instruction(_RETURN, 0, 0, _ERRNO | errno.EPERM))
     return b"".join(instruction.pack() for instruction in program)
 
 
-def _guarded(
-    pid: int, writes: bool, fork: int | None
-) -> list[tuple[_Numbers, tuple[_Check, ...], int]]:
+def _guarded(writes: bool, fork: int | None) -> list[tuple[_Numbers, tuple[_Check, ...], int]]:
     """(numbers, what the arguments must be, action); the first rule that fits decides."""
     unix_stream = (_Check(0, [socket.AF_UNIX]), _Check(1, [socket.SOCK_STREAM], 0xF))
     death_signal = (_Check(0, [_PR_SET_PDEATHSIG]), _Check(1, [signal.SIGKILL]))
@@ -188,7 +188,6 @@ def _guarded(
         (_NR["prctl"], (_Check(0, _PRCTLS),), ALLOW),
         (_NR["prctl"], death_signal, ALLOW),
         (_NR["prlimit64"], (_Check(0, [0]),), ALLOW),
-        (_NR["tgkill"], (_Check(0, [pid]),), ALLOW),
     ]
     if fork == NOTIFY:
         rules.append((_NR["clone"], (_Check(0, [LIBRARY_FORK_FLAGS]),), NOTIFY))

@@ -3,32 +3,49 @@
 Knows no sockets, no processes and no limits but the output's; a time-out reaches it as SIGINT.
 """
 
+import __future__
+
 import ast
 import asyncio
 import builtins
+import collections
 import errno
+import functools
 import inspect
 import io
 import linecache
+import operator
 import random
-import re
 import signal
 import sys
-import textwrap
+import threading
 import traceback
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Final, NoReturn, cast
 
+from .mend import mended
 from .output import Output, OutputFlood
+from .plots import Blank, display
 
 __all__ = ["CellInterrupted", "InputUnavailable", "Notebook", "Verdict"]
 
 _FLAGS: Final = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _MESSAGE_CHARS: Final = 1_000
 _TRACEBACK_FRAMES: Final = 8
-_NOTEBOOK_COMMAND: Final = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)
+_MAX_DEPTH: Final = 150_000
+"""Largest recursion limit that a cell can set. With a kernel's 100 MiB of stack, calls through C
+crash at 200,000; and to unwind a million calls takes longer than a time-out."""
+_FUTURES: Final = functools.reduce(
+    operator.or_,
+    (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names),
+)
+_CHAIN: Final = 5
+"""Exceptions of a group that are named."""
+
+# A cell may replace the built-in ones, for its kernel; what shows values goes on with these.
+_repr: Final = repr
+_set_depth: Final = sys.setrecursionlimit
 
 
 class CellInterrupted(KeyboardInterrupt):
@@ -81,6 +98,7 @@ class Notebook:
         self._available = available
         self._count = 0
         self._running = False
+        self._flags = _FLAGS
         self._loop: asyncio.AbstractEventLoop | None = None
         self.namespace = self._fresh_main()
 
@@ -91,40 +109,71 @@ class Notebook:
         sys.modules["__main__"] = main
         return main.__dict__
 
-    def after_fork(self, output: Output) -> None:
-        """In the new kernel: print there; drop the event loop, whose poll is the old kernel's."""
-        self.output = output
+    def after_fork(self, memory: int) -> None:
+        """In the new kernel: print into its memory; drop the old kernel's event loop."""
+        self.output.move(memory)
         self._loop = None
+
+    def rehearse(self) -> None:
+        """Run an empty cell that nobody sees."""
+        with suppress(BaseException):
+            self._execute("None", "<rehearsal>")
 
     def run(self, code: str) -> Verdict:
         """Run one cell. Every exception of the cell ends here, `SystemExit` included."""
         self._count += 1
         filename = f"<cell {self._count}>"
-        with self._borrowed_streams():
-            try:
-                self._running = True
-                return self._guarded(code, filename)
-            except CellInterrupted:
-                # Between the cell and its verdict: the interrupt came while the failure was
-                # being described.
-                return Verdict("timeout", "TimeoutError: the cell ran out of time")
-            finally:
-                self._running = False
+        self._set_stage()
+        try:
+            self._running = True
+            verdict = self._guarded(code, filename)
+            self._flush()
+        except CellInterrupted:
+            # Between the cell and its verdict: the interrupt came while the failure was being
+            # described.
+            return Verdict("timeout", "TimeoutError: the cell ran out of time")
+        finally:
+            self._running = False
+        return verdict
 
     def interrupt(self, signum: int = 0, frame: object = None) -> None:
         """The handler of SIGINT: stop the running cell; nothing where there is none."""
         if self._running:
             raise CellInterrupted("the cell ran out of time")
 
-    @contextmanager
-    def _borrowed_streams(self) -> Iterator[None]:
-        # Set anew for each cell: the last one may have changed any of this.
+    def _set_stage(self) -> None:
+        """Streams, hooks and built-in functions, set anew: the last cell may have changed any."""
         sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = self.output  # type: ignore
-        sys.stdin = sys.__stdin__ = _NoInput()  # type: ignore[assignment,misc]
+        sys.stdin = sys.__stdin__ = _NO_INPUT  # type: ignore[assignment,misc]
         builtins.input = _no_input
         builtins.exit = builtins.quit = _leave  # type: ignore[assignment]
+        builtins.display = display  # type: ignore[attr-defined]
+        self.namespace["__builtins__"] = builtins
+        sys.setrecursionlimit = _limit_depth
+        threading.excepthook = self._report_thread
+        sys.unraisablehook = self._report_unraisable
         signal.signal(signal.SIGINT, self.interrupt)
-        yield
+
+    def _flush(self) -> None:
+        """Let out what the cell's own stream, if it set one, holds back."""
+        if sys.stdout is not self.output:
+            with suppress(Exception):
+                sys.stdout.flush()
+
+    def _report_thread(self, thrown: Any) -> None:
+        """Say that a thread ended with an exception, as briefly as for a cell."""
+        if thrown.exc_value is not None and not isinstance(thrown.exc_value, SystemExit):
+            name = "a thread" if thrown.thread is None else thrown.thread.name
+            self.output.write(f"Exception in {name}:\n{self._describe(thrown.exc_value)}\n")
+
+    def _report_unraisable(self, thrown: Any) -> None:
+        """The same for what a `__del__` or the like has raised."""
+        if isinstance(thrown.exc_value, OutputFlood | CellInterrupted):
+            return  # the next write or the next interrupt says it again, where it can be raised
+        if isinstance(thrown.exc_value, BaseException):
+            where = f"{thrown.err_msg or 'Exception ignored in'}: "
+            where += getattr(thrown.object, "__qualname__", "") or type(thrown.object).__name__
+            self.output.write(f"{where}\n{self._describe(thrown.exc_value)}\n")
 
     def _guarded(self, code: str, filename: str) -> Verdict:
         try:
@@ -144,25 +193,22 @@ class Notebook:
         last = tree.body[-1] if tree.body else None
         if isinstance(last, ast.Expr):
             tree.body.pop()
-        self._evaluate(compile(tree, filename, "exec", _FLAGS))
+        self._evaluate(self._compiled(tree, filename, "exec"))
         if isinstance(last, ast.Expr):
             expression = ast.Expression(last.value)
-            value = self._evaluate(compile(expression, filename, "eval", _FLAGS))
+            value = self._evaluate(self._compiled(expression, filename, "eval"))
             if not source.rstrip().endswith(";"):
                 self._show(value)
 
     def _parse(self, code: str, filename: str) -> tuple[str, ast.Module]:
-        """The tree of a cell, mended where it is indented or has notebook commands."""
-        try:
-            return code, _tree(code, filename)
-        except SyntaxError as error:
-            mended = _NOTEBOOK_COMMAND.sub(r"\1pass", textwrap.dedent(code))
-            if mended == code:
-                raise
-            try:
-                return mended, _tree(mended, filename)
-            except SyntaxError:
-                raise error from None
+        """The tree of a cell, mended where it is not Python but what a notebook takes."""
+        return mended(code, lambda text: _tree(text, filename, self._flags))
+
+    def _compiled(self, tree: ast.Module | ast.Expression, name: str, mode: str) -> types.CodeType:
+        code: types.CodeType = compile(tree, name, mode, self._flags, dont_inherit=True)
+        # `from __future__ import ...` holds for the later cells, too.
+        self._flags |= code.co_flags & _FUTURES
+        return code
 
     def _evaluate(self, code: types.CodeType) -> object:
         value = eval(code, self.namespace)
@@ -178,10 +224,10 @@ class Notebook:
         return self._loop
 
     def _show(self, value: object) -> None:
-        if value is None:
+        if value is None or isinstance(value, Blank):
             return
         self.namespace["_"] = value
-        print(repr(value))
+        self.output.write(_repr(value) + "\n")
 
     def _describe(self, error: BaseException) -> str:
         """The traceback, reduced to the frames of cells."""
@@ -193,15 +239,13 @@ class Notebook:
             return f"{type(error).__name__}: out of memory"
 
     def _format(self, error: BaseException) -> str:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [_plain(frame) for frame in frames if frame.filename.startswith("<cell ")]
-        if not own:
+        first, last, between = _ends(error.__traceback__)
+        if not first:
             return self._last_line(error)
-        half = _TRACEBACK_FRAMES // 2
-        lines = traceback.format_list(own[:half] if len(own) > 2 * half else own)
-        if len(own) > 2 * half:
-            lines.append(f"  ... {len(own) - 2 * half} more calls ...\n")
-            lines += traceback.format_list(own[-half:])
+        lines = traceback.format_list(first)
+        if between:
+            lines.append(f"  ... {between} more calls ...\n")
+        lines += traceback.format_list(last)
         return "Traceback (most recent call last):\n" + "".join(lines) + self._last_line(error)
 
     def _last_line(self, error: BaseException) -> str:
@@ -210,27 +254,67 @@ class Notebook:
         if isinstance(error, OutputFlood):
             return f"OutputLimitExceeded: {error}"
         text = "".join(traceback.format_exception_only(error)).strip()
+        if isinstance(error, BaseExceptionGroup):
+            parts = [self._last_line(each) for each in error.exceptions[:_CHAIN]]
+            text = "\n".join([text, *(f"  {part}" for part in parts)])
         if len(text) > _MESSAGE_CHARS:
             half = _MESSAGE_CHARS // 2
             text = f"{text[:half]} ... {text[-half:]}"
         if isinstance(error, ModuleNotFoundError) and self._available:
             text += f" (available: {', '.join(self._available)} and the standard library)"
-        elif isinstance(error, PermissionError) and error.errno == errno.EPERM:
+        elif _needs_more_than_a_kernel(error):
             text += " (no network and no other programs or processes here)"
         return text
 
 
-def _tree(code: str, filename: str) -> ast.Module:
+def _tree(code: str, filename: str, flags: int) -> ast.Module:
     try:
-        return cast(ast.Module, compile(code, filename, "exec", _FLAGS | ast.PyCF_ONLY_AST))
+        tree = compile(code, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise SyntaxError(f"the cell cannot be compiled: {error}") from error
+    return cast(ast.Module, tree)
 
 
-def _plain(frame: traceback.FrameSummary) -> traceback.FrameSummary:
+def _needs_more_than_a_kernel(error: BaseException) -> bool:
+    """Whether an error comes from a call that the sandbox denies."""
+    if isinstance(error, PermissionError):
+        return error.errno == errno.EPERM
+    # Without a name: a semaphore of `multiprocessing`.
+    return isinstance(error, FileNotFoundError) and error.filename is None
+
+
+def _limit_depth(limit: int, /) -> None:
+    """`sys.setrecursionlimit` of cells."""
+    _set_depth(min(limit, _MAX_DEPTH) if isinstance(limit, int) else limit)
+
+
+_Frames = list[traceback.FrameSummary]
+
+
+def _ends(trace: types.TracebackType | None) -> tuple[_Frames, _Frames, int]:
+    """The first and the last frames of cells, and how many there are between them.
+
+    There may be a million of them: only those that are shown are looked up.
+    """
+    half = _TRACEBACK_FRAMES // 2
+    first: _Frames = []
+    last: collections.deque[tuple[types.CodeType, int]] = collections.deque(maxlen=half)
+    count = 0
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename.startswith("<cell "):
+            count += 1
+            if len(first) < half:
+                first.append(_plain(code, trace.tb_lineno))
+            else:
+                last.append((code, trace.tb_lineno))
+        trace = trace.tb_next
+    return first, [_plain(*each) for each in last], count - len(first) - len(last)
+
+
+def _plain(code: types.CodeType, line: int) -> traceback.FrameSummary:
     """Without columns: the marks under the line cost tokens and say little."""
-    name = "<module>" if frame.name == "<module>" else frame.name
-    return traceback.FrameSummary(frame.filename, frame.lineno, name, lookup_line=True)
+    return traceback.FrameSummary(code.co_filename, line, code.co_name, lookup_line=True)
 
 
 def _no_input(prompt: object = "", /) -> NoReturn:
@@ -252,6 +336,9 @@ class _NoInput(io.TextIOBase):
 
     def readable(self) -> bool:
         return True
+
+
+_NO_INPUT: Final = _NoInput()
 
 
 def reseed(seed: int) -> None:

@@ -22,11 +22,10 @@ from typing import Any, Final, NoReturn
 from .cells import Notebook, reseed
 from .frames import Decoder, encode
 from .native import clone_parent, is_raw_fork_known, prctl
-from .output import Output
 
 __all__ = ["Server", "Wire", "die_with_parent"]
 
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
 _REPLY_CHARS: Final = 6_000
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -76,13 +75,12 @@ def _recv_fds(sock: socket.socket) -> tuple[bytes, list[int]]:
 class Server:
     """One kernel's process, from its greeting to its end."""
 
-    def __init__(self, wire: Wire, notebook: Notebook, flood: int, settle: Callable[[], None]):
-        """`flood`: bytes of output after which a cell is stopped. `settle`: what a fork does to
-        itself besides taking up its own socket and memory."""
+    def __init__(self, wire: Wire, notebook: Notebook, prepare: Callable[[], Callable[[], None]]):
+        """`prepare`: called before a fork, may raise `OSError`; what it returns is what the new
+        kernel does to itself besides taking up its own socket and memory."""
         self._wire = wire
         self._notebook = notebook
-        self._flood = flood
-        self._settle = settle
+        self._prepare = prepare
         self._zygote = os.getppid()
         self._guarded = True  # whether the end of the zygote is our end
         self._children = False  # whether forks of ours are our children and not the zygote's
@@ -120,8 +118,13 @@ class Server:
             reply = {}
         else:
             reply = self._fork(fds)
-        if reply is not None:
-            self._wire.send({"id": frame["id"]} | reply)
+        if reply is None:
+            return
+        self._wire.send({"id": frame["id"]} | reply)
+        if frame["op"] == "fork":
+            # Both processes now share every page. What a cell writes to anyway is parted from
+            # the other one's here, while nobody waits.
+            self._notebook.rehearse()
 
     def _run(self, code: str) -> dict[str, Any]:
         self._notebook.output.reset()
@@ -135,6 +138,7 @@ class Server:
         """The old kernel's reply; `None` in the new one, which has greeted."""
         drawn = random.getstate()
         try:
+            settle = self._prepare()
             child = self._split()
         except OSError as error:
             child, reply = -1, {"refused": error.strerror}
@@ -142,7 +146,7 @@ class Server:
             reply = {}
         if child == 0:
             random.setstate(drawn)  # the module seeds itself anew in every forked process
-            self._become(fds)
+            self._become(fds, settle)
             return None
         for fd in fds:
             os.close(fd)
@@ -162,16 +166,15 @@ class Server:
         self._children = True
         return child
 
-    def _become(self, fds: list[int]) -> None:
+    def _become(self, fds: list[int], settle: Callable[[], None]) -> None:
         """In a new kernel: leave the old one's socket and memory, take up its own."""
         self._wire.sock.close()
-        self._notebook.output.detach_memory()
-        self._notebook.after_fork(Output(fds[1], self._flood))
+        self._notebook.after_fork(fds[1])
         self._children = False
         self._guarded = os.getppid() == self._zygote
         if self._guarded:  # else the end of the old kernel would be ours
             die_with_parent()
-        self._settle()
+        settle()
         self._wire = Wire(socket.socket(fileno=fds[0]))
         self._greet()
 

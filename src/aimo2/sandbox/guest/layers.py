@@ -179,7 +179,7 @@ class Isolation:
     def _filter(self, fork: int, flags: int) -> int:
         if not bpf.supported(MACHINE):
             raise OSError(errno.ENOSYS, f"no filter for {MACHINE}")
-        program = bpf.assemble(MACHINE, pid=os.getpid(), writes=self.scratch is not None, fork=fork)
+        program = bpf.assemble(MACHINE, writes=self.scratch is not None, fork=fork)
         code = ctypes.create_string_buffer(program, len(program))
         header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
         return syscall(

@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import Final
 
-__all__ = ["HEADER", "Output", "OutputFlood", "assemble"]
+__all__ = ["HEADER", "Output", "OutputFlood", "assemble", "written"]
 
 HEADER: Final = 8
 """Bytes before the data."""
@@ -30,14 +30,26 @@ class Output(io.TextIOBase):
 
     def __init__(self, fd: int, flood: int) -> None:
         """`fd`: the shared memory, closed here. `flood`: bytes after which writing raises."""
+        self._flood = flood
+        self._left_behind: dict[int, threading.Thread | None] = {}
+        self._bytes = _Bytes(self)
+        self.total = 0
+        self._take_memory(fd)
+
+    def _take_memory(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, os.fstat(fd).st_size)
         os.close(fd)
         data = len(self._memory) - HEADER
         self._head = data // 2
         self._ring = data - self._head
-        self._flood = flood
-        self._left_behind: dict[int, threading.Thread | None] = {}
-        self.total = 0
+
+    def move(self, fd: int) -> None:
+        """In a forked kernel: from now on write there; the old memory is the other kernel's.
+
+        The object stays: logging handlers and variables of the cells go on writing to it.
+        """
+        self._memory.close()
+        self._take_memory(fd)
 
     def reset(self) -> None:
         """Forget what was written, and from now on what threads that run now will write.
@@ -61,7 +73,7 @@ class Output(io.TextIOBase):
         return known.get(ident) is not self._left_behind[ident]
 
     def detach_memory(self) -> None:
-        """Unmap: after a fork, the memory is the other kernel's."""
+        """Unmap."""
         self._memory.close()
 
     def write(self, text: str) -> int:
@@ -107,11 +119,17 @@ class Output(io.TextIOBase):
     @property
     def buffer(self) -> "_Bytes":
         """For `sys.stdout.buffer.write(...)`."""
-        return _Bytes(self)
+        return self._bytes
 
     def writable(self) -> bool:
         """Always."""
         return True
+
+    def close(self) -> None:
+        """Nothing: the next cell prints here, too."""
+
+    def reconfigure(self, **options: object) -> None:
+        """Nothing: what is written is there at once, as UTF-8."""
 
 
 class _Bytes(io.RawIOBase):
@@ -128,17 +146,28 @@ class _Bytes(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        pass
 
-def assemble(memory: bytes) -> tuple[bytes, bytes, int]:
+
+def written(memory: bytes) -> int:
+    """Bytes that were ever written, by the header of the shared memory."""
+    (total,) = _COUNT.unpack_from(memory, 0)
+    return int(total)
+
+
+def assemble(memory: bytes, size: int | None = None) -> tuple[bytes, bytes, int]:
     """What the host reads back from the shared memory, which may hold anything.
 
-    Returns (first part, last part, bytes dropped between them).
+    `size`: of all the memory, where `memory` is only its beginning; that must hold what was
+    written. Returns (first part, last part, bytes dropped between them).
     """
-    (total,) = _COUNT.unpack_from(memory, 0)
+    total = written(memory)
+    room = (len(memory) if size is None else size) - HEADER
+    if total <= room:
+        return memory[HEADER : HEADER + total], b"", 0
     data = memory[HEADER:]
-    head = len(data) // 2
+    head = room // 2
     ring = data[head:]
-    if total <= len(data):
-        return data[:total], b"", 0
     turn = (total - head) % len(ring)
-    return data[:head], ring[turn:] + ring[:turn], total - len(data)
+    return data[:head], ring[turn:] + ring[:turn], total - room

@@ -15,30 +15,32 @@ import importlib.util
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import IO, Any, Final, NamedTuple, NoReturn
 
-from . import namespaces, plots
+from . import namespaces, plots, pools
 from .cells import Notebook, reseed
 from .guard import ForkGuard
 from .kernel import Server, Wire, die_with_parent
 from .layers import Isolation, Outcome, attempt, own_domain
 from .native import prctl
 from .output import Output
+from .pages import collapse
 from .probe import Baits, observe
+from .scratch import Desk, sweep
 
 __all__ = ["Plan", "main"]
 
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_KNOWN_PACKAGES: Final = ("gmpy2", "matplotlib", "pandas", "sklearn", "galois", "ortools", "z3")
+_KNOWN_PACKAGES: Final = ("gmpy2", "pandas", "sklearn", "galois", "ortools", "z3")
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 _LIBRARY_FILES: Final = ("/etc/ld.so.cache",)
 _FIRST_UID: Final = 0x60000000
@@ -81,7 +83,7 @@ class Plan:
 class Zygote:
     """The state of the loop."""
 
-    def __init__(self, host: Wire, plan: Plan, status: IO[str] | None, uids: range) -> None:
+    def __init__(self, host: Wire, plan: Plan, views: "Views", uids: range) -> None:
         self.host = host
         self.plan = plan
         self.imported: dict[str, float] = {}
@@ -89,9 +91,11 @@ class Zygote:
         self.available: tuple[str, ...] = ()
         self.outcome: Outcome = {}
         self.observed: dict[str, bool] = {}
-        self._status = status
+        self._status, self._maps = views
         self._uids = uids
         self._made = 0
+        self._families: set[str] = set()
+        """Those with a scratch folder."""
         self._poller = select.poll()
         self._guard = ForkGuard(self._poller, self._catch_up)
         self.isolation = Isolation(plan.layers, plan.readable)
@@ -109,12 +113,14 @@ class Zygote:
             exec(_WARM_UP, {})
         extra = [name for name in _KNOWN_PACKAGES if _installed(name)]
         self.available = (*(name for name in self.imported if "." not in name), *extra)
-        if "matplotlib" not in extra:
-            plots.install()
+        plots.install(self.plan.preload)
+        pools.install()
         sys.dont_write_bytecode = True
         self.isolation.limits = self._limits()
         gc.collect()
         gc.freeze()
+        if self._maps is not None:
+            collapse(self._maps)
 
     def _import(self, name: str) -> None:
         start = time.perf_counter()
@@ -165,6 +171,8 @@ class Zygote:
         if pid == 0:
             with suppress(BaseException):
                 self._isolate([writer], scratch, None)
+                if scratch is not None:
+                    Desk(scratch)
                 found = observe(baits, os.getppid())
                 os.write(writer, json.dumps([self.isolation.outcome, found]).encode())
             os._exit(0)
@@ -172,7 +180,7 @@ class Zygote:
         with os.fdopen(reader, "rb") as pipe:
             said = pipe.read()
         os.waitpid(pid, 0)
-        namespaces.unmount_scratch("probe")
+        self._drop_scratch("probe")
         if said:
             outcome, self.observed = json.loads(said)
             self.outcome.update(outcome)
@@ -227,7 +235,7 @@ class Zygote:
             elif frame["op"] == "grant":
                 self._guard.grant(frame["pid"])
             elif frame["op"] == "drop":
-                namespaces.unmount_scratch(str(frame["family"]))
+                self._drop_scratch(str(frame["family"]))
             if not self.host.has_frame:
                 return True
 
@@ -240,13 +248,16 @@ class Zygote:
             if pid == 0:
                 return
             self._guard.forget(pid)
+            for family in self._families:
+                sweep(Path(namespaces.SCRATCH) / family, pid)
             self.host.send({"op": "exit", "pid": pid, "status": status})
 
     def _spawn(self, frame: dict[str, Any], fds: list[int]) -> None:
         answer = {"op": "spawned", "id": frame["id"]}
+        family = str(frame["family"])
         try:
             self._made += 1
-            scratch = self._new_scratch(str(frame["family"]))
+            scratch = self._new_scratch(family)
             delivery, theirs = socket.socketpair()
             with theirs:
                 pid = os.fork()
@@ -256,6 +267,7 @@ class Zygote:
             answer["pid"] = pid
         except OSError as error:
             answer["refused"] = error.strerror
+            self._drop_scratch(family)
         self.host.send(answer)
         for fd in fds:
             os.close(fd)
@@ -263,7 +275,14 @@ class Zygote:
     def _new_scratch(self, name: str) -> str | None:
         if self.outcome.get("mount namespace") != "" or not self.plan.scratch:
             return None
-        return namespaces.mount_scratch(name, self.plan.scratch)
+        folder = namespaces.mount_scratch(name, self.plan.scratch)
+        self._families.add(name)
+        return folder
+
+    def _drop_scratch(self, name: str) -> None:
+        if name in self._families:
+            self._families.discard(name)
+            namespaces.unmount_scratch(name)
 
     def _become_kernel(
         self, frame: dict[str, Any], fds: list[int], scratch: str | None, delivery: socket.socket
@@ -275,10 +294,13 @@ class Zygote:
             notebook = Notebook(Output(fds[1], self.plan.flood), self.available)
             signal.signal(signal.SIGINT, notebook.interrupt)
             self._isolate(fds[:1], scratch, delivery)
+            desk = None if scratch is None else Desk(scratch)
+            if desk is not None:
+                sys.path.append("")  # modules that a cell writes, in its current folder
             reseed(frame["seed"])
             gc.enable()
             wire = Wire(socket.socket(fileno=fds[0]))
-            Server(wire, notebook, self.plan.flood, lambda: _settle_fork(scratch)).serve()
+            Server(wire, notebook, lambda: _prepare_fork(desk)).serve()
         finally:
             os._exit(70)
 
@@ -295,24 +317,18 @@ class Zygote:
                     socket.send_fds(delivery, [b"!"], [listener])
         if listener is not None:
             os.close(listener)
-        if scratch is not None:
-            _own_folder(scratch)
 
 
-def _settle_fork(scratch: str | None) -> None:
-    """What a forked kernel does to itself: its own domain and folder."""
-    own_domain()
-    if scratch is not None:
-        before = Path.cwd()
-        with suppress(OSError):
-            shutil.copytree(before, _own_folder(scratch), symlinks=True, dirs_exist_ok=True)
+def _prepare_fork(desk: Desk | None) -> Callable[[], None]:
+    """Before a fork; returns what the new kernel does to itself: its own domain and folder."""
+    copied = None if desk is None else desk.copy()
 
+    def settle() -> None:
+        own_domain()
+        if desk is not None:
+            desk.move(copied)
 
-def _own_folder(scratch: str) -> Path:
-    folder = Path(scratch) / str(os.getpid())
-    folder.mkdir(exist_ok=True)
-    os.chdir(folder)
-    return folder
+    return settle
 
 
 def _installed(name: str) -> bool:
@@ -369,17 +385,24 @@ def _leave_to_child() -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _enter_namespaces(plan: Plan) -> tuple[Outcome, IO[str] | None]:
-    """Namespaces and the new root; also a handle on our memory figures, open from before it."""
+class Views(NamedTuple):
+    """Files on our own memory, open from before the new root, which has no `/proc`."""
+
+    status: IO[str] | None = None
+    maps: IO[str] | None = None
+
+
+def _enter_namespaces(plan: Plan) -> tuple[Outcome, Views]:
+    """Namespaces and the new root."""
     outcome = namespaces.enter(plan.layers)
     if outcome["pid namespace"] == "":
         _leave_to_child()
-    status = None
+    views = Views()
     with suppress(OSError):
-        status = Path("/proc/self/status").open()  # noqa: SIM115 - kept open for good
+        views = Views(Path("/proc/self/status").open(), Path("/proc/self/maps").open())  # noqa: SIM115 - kept open for good
     if outcome["mount namespace"] == "":
         attempt(outcome, "mount namespace", lambda: namespaces.make_root(plan.readable))
-    return outcome, status
+    return outcome, views
 
 
 def _kill_everything() -> None:
@@ -405,14 +428,14 @@ def main(fd: int) -> None:
     uids = _mapped_uids()
     baits = Baits()
     try:
-        outcome, status = _enter_namespaces(plan)
+        outcome, views = _enter_namespaces(plan)
         with suppress(OSError):
             prctl(_PR_SET_CHILD_SUBREAPER, 1)
             prctl(_PR_SET_DUMPABLE, 0)
         # Looked at in the new root: a folder on the way there may have been closed to others.
         if "user id" not in plan.layers or not all(map(_public, map(Path, plan.readable))):
             uids = range(0)
-        zygote = Zygote(host, plan, status, uids)
+        zygote = Zygote(host, plan, views, uids)
         zygote.outcome = outcome
         zygote.prepare()
         zygote.probe(baits)
