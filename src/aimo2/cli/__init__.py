@@ -17,6 +17,7 @@ from aimo2.cli.models import app as models_app
 from aimo2.cli.openings import openings as openings_command
 from aimo2.cli.presets import presets as presets_command
 from aimo2.cli.replay import replay as replay_command
+from aimo2.cli.report import report as report_command
 from aimo2.cli.sandbox import app as sandbox_app
 from aimo2.cli.serve import serve as serve_command
 from aimo2.cli.show import ShowCommand
@@ -43,6 +44,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(kaggle_app, name="kaggle")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(trace_app, name="trace")
+app.command("report")(report_command)
 app.command("doctor")(doctor_command)
 app.command("replay")(replay_command)
 app.command("calibrate")(calibrate_command)

@@ -8,7 +8,7 @@ import base64
 import hashlib
 from importlib import resources
 
-from aimo2.pages.text import escaped, one_line
+from aimo2.pages.text import answer_html, escaped, one_line
 
 
 def page(title: str, body: str) -> str:
@@ -30,6 +30,11 @@ def page(title: str, body: str) -> str:
 def chip(words: str, kind: str = "") -> str:
     """A short fact in a box; `kind` is a class, `words` text."""
     return f'<span class="chip {kind}">{escaped(words)}</span>'
+
+
+def answer_chip(answer: str, kind: str = "", words: str = "") -> str:
+    """An answer in a box, as a formula where it is one; `words`: text behind it."""
+    return f'<span class="chip {kind}">{answer_html(answer)}{escaped(words)}</span>'
 
 
 def facts(pairs: list[tuple[str, str]]) -> str:

@@ -11,6 +11,7 @@ from aimo2.answers import same
 from aimo2.pages import frame, svg
 from aimo2.pages.text import (
     Splitter,
+    answer_html,
     code_html,
     escaped,
     one_line,
@@ -23,6 +24,8 @@ from aimo2.types import CodeRun, Outcome, Trace, Turn
 SURENESS_STEPS = (0.95, 0.8, 0.5, 0.25, 0.1)
 """Probabilities between the colours of tokens: from none (at least 0.95) to the strongest."""
 _SHOWN_ANSWERS = svg.SERIES
+_DEEPEST_LIST = 6
+"""Forks below it are drawn at it, so that a phone has room for their texts."""
 _MARKS = {True: "good", False: "bad", None: "none"}
 
 
@@ -97,7 +100,7 @@ def _answer(question: Question) -> str:
         return frame.chip("no answer", "warn")
     verdict = question.verdict(answer)
     words = {True: " · right", False: " · wrong", None: ""}[verdict]
-    return frame.chip(one_line(answer, 60) + words, _MARKS[verdict])
+    return frame.answer_chip(answer, _MARKS[verdict], words)
 
 
 def _views(questions: Sequence[Question]) -> str:
@@ -156,7 +159,7 @@ def _facts(question: Question) -> str:
     outcome, traces = question.outcome, question.traces
     pairs = [("answer", _answer(question))]
     if question.gold is not None:
-        pairs.append(("gold answer", escaped(one_line(question.gold, 80))))
+        pairs.append(("gold answer", answer_html(question.gold, 80)))
     if outcome is not None:
         pairs.append(("ended by", escaped(outcome.stop_reason.replace("_", " "))))
     runs = [turn.run for trace in traces for turn in trace.turns[trace.num_shared_turns :]]
@@ -211,7 +214,7 @@ def _vote_row(question: Question, name: str, weight: float, totals: Mapping[str,
     )
     words = {True: "right", False: "wrong", None: ""}[verdict]
     return (
-        f'<tr><td class="id">{escaped(one_line(name, 60))}</td><td class="wide">{bar}</td>'
+        f'<tr><td class="id">{answer_html(name, 60)}</td><td class="wide">{bar}</td>'
         f'<td class="n">{weight:.3g}</td><td class="{_MARKS[verdict]}">{words}</td></tr>'
     )
 
@@ -275,7 +278,7 @@ def _lane(question: Question, node: Node, scale: svg.Scale, prefix: str) -> str:
     left = scale.at(start)
     mark = _MARKS[verdict]
     bar = svg.line(left, 50, max(scale.at(end), left + 0.3), 50, f"lane {mark}")
-    fork = "&nbsp;" * (2 * (node.depth - 1)) + "↳ " if node.depth else ""
+    fork = "&nbsp;" * (2 * (min(node.depth, _DEEPEST_LIST) - 1)) + "↳ " if node.depth else ""
     name = f"{fork}{branch.index} {escaped(one_line(branch.opening, 14))}"
     link = f'<a href="#{prefix}b{branch.index}">{name}</a>'
     return (
@@ -303,26 +306,21 @@ def _run_times(branch: Branch) -> list[tuple[float, CodeRun]]:
 
 
 def _tree(question: Question, prefix: str) -> str:
-    """Nested lists, without recursion: a stored chain of forks may be long."""
-    parts = ['<ul class="tree">']
-    roots = forest(map(branch_of, question.traces))
-    waiting: list[Node | str] = list(reversed(roots))
-    is_first = True
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            parts.append(item)
-            continue
-        parts.append(f"<li>{_branch(question, item.branch, prefix, is_open=is_first)}")
-        is_first = False
-        if item.children:
-            parts.append("<ul>")
-            waiting.append("</ul></li>")
-            waiting.extend(reversed(item.children))
-        else:
-            parts.append("</li>")
-    parts.append("</ul>")
-    return "".join(parts)
+    """Nested lists, without recursion and not too deep: a stored chain of forks may be long."""
+    parts: list[str] = []
+    depth = -1
+    for root in forest(map(branch_of, question.traces)):
+        for node in root.walk():
+            deeper = min(node.depth, _DEEPEST_LIST)
+            if deeper > depth:
+                parts.append("<ul>")
+            else:
+                parts.append("</li>" + "</ul></li>" * (depth - deeper))
+            depth = deeper
+            is_first = len(parts) == 1
+            parts.append(f"<li>{_branch(question, node.branch, prefix, is_open=is_first)}")
+    parts.append("</li></ul>" * (depth + 1))
+    return f'<div class="tree">{"".join(parts)}</div>'
 
 
 def _branch(question: Question, branch: Branch, prefix: str, *, is_open: bool) -> str:
@@ -345,10 +343,11 @@ def _branch(question: Question, branch: Branch, prefix: str, *, is_open: bool) -
 
 def _summary(question: Question, branch: Branch) -> str:
     verdict = question.verdict(branch.answer) if branch.answer is not None else None
-    words = one_line(branch.answer, 60) if branch.answer is not None else "no answer"
     chips = [
         f"<b>{branch.index}</b> {escaped(one_line(branch.opening, 40))} ",
-        frame.chip(words, _MARKS[verdict] if branch.answer is not None else "warn"),
+        frame.chip("no answer", "warn")
+        if branch.answer is None
+        else frame.answer_chip(branch.answer, _MARKS[verdict]),
         frame.chip(branch.state.replace("_", " ")),
     ]
     runs = [turn.run for turn in branch.turns if turn.run is not None]

@@ -161,9 +161,8 @@ def chart(x: Axis, y: Axis, marks: Sequence[str], *, title: str, height: int = 2
     grid.append(line(0, 0, 100, 0, "axis"))
     return (
         f'<div class="chart"><div class="yname">{html.escape(y.name)}</div>'
-        f'<svg class="outer" role="img" aria-label="{html.escape(title, quote=True)}"'
-        f' height="{height + 34}"><svg class="plot" x="44" y="8" height="{height}">'
-        f"{''.join(grid)}{''.join(marks)}</svg></svg>"
+        f'<svg class="plot" role="img" aria-label="{html.escape(title, quote=True)}"'
+        f' height="{height}">{"".join(grid)}{"".join(marks)}</svg>'
         f'<div class="xname">{html.escape(x.name)}</div></div>'
     )
 

@@ -20,6 +20,7 @@ LONGEST_TEXT = 200_000
 _LONGEST_CODE = 20_000
 """Characters that are highlighted: a lexer of regular expressions may be slow on hostile code."""
 _LONGEST_FORMULA = 2_000
+_LONGEST_ANSWER = 120
 _LONG_FORMULA = 24
 """Characters from which a formula between words may be wider than a phone and gets a scroll bar."""
 
@@ -139,6 +140,21 @@ def prose_html(text: str) -> str:
             parts[-2] = parts[-2].rstrip("\n")
         after_display = display
     return "".join(parts)
+
+
+def answer_html(answer: str, length: int = 40) -> str:
+    """An answer or a gold for a table: as a formula where it is one, otherwise its own words."""
+    if "\\" in answer and len(answer) <= _LONGEST_ANSWER:
+        try:
+            return mathml(visible(answer))
+        except Unreadable:
+            pass
+    return escaped(one_line(answer, length))
+
+
+def breakable(text: str, length: int = 80) -> str:
+    """A name such as a path on one line, which a browser may break behind its slashes."""
+    return escaped(one_line(text, length)).replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def _words_html(text: str) -> str:

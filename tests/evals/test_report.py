@@ -1,0 +1,155 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from aimo2.errors import InputError
+from aimo2.evals.estimators import Estimate
+from aimo2.evals.report import (
+    Report,
+    length_verdict,
+    make_report,
+    number,
+    percent,
+    points,
+    run_names,
+    size_of_effect,
+    spoken_p,
+    summary_rows,
+)
+from aimo2.evals.report_markdown import report_markdown
+from aimo2.evals.report_page import report_page
+from aimo2.evals.within import WithinTest
+from tests.evals.drawn import drawn_run
+from tests.pages.reading import read
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("runs")
+    first = drawn_run(folder / "first", skill=0.8, longer=3)
+    second = drawn_run(folder / "second", skill=0.4, seed=1, with_code=False, with_logprobs=False)
+    return make_report([first, second])
+
+
+def single(report: Report) -> Report:
+    return Report(report.runs[:1], (), ())
+
+
+def test_runs_are_named_by_as_much_of_their_path_as_is_needed() -> None:
+    assert run_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
+    assert run_names([Path("/x/a/run"), Path("/x/b/run")]) == ["a/run", "b/run"]
+    with pytest.raises(InputError, match="given twice"):
+        run_names([Path("/x/a"), Path("/x/../x/a")])
+
+
+def test_figures_are_written_with_their_intervals() -> None:
+    one = Estimate(0.625, 0.5, 0.75)
+    assert percent(one) == "62.5 % [50.0, 75.0]"
+    assert percent(None) == "–"
+    assert percent(Estimate(0.5, NAN, NAN)) == "50.0 %"
+    assert points(Estimate(-0.1, -0.2, 0.05)) == "-10.0 points [-20.0, +5.0]"
+    assert number(Estimate(1234.5, 1000, 1500)) == "1,234 [1,000, 1,500]"
+    assert number(Estimate(0.5, NAN, NAN), signed=True) == "+0.50"
+    assert [spoken_p(p) for p in (0.0004, 0.034, 0.34)] == ["< 0.001", "= 0.034", "= 0.34"]
+    assert [size_of_effect(d) for d in (0.1, -0.2, 0.4, -0.5)] == [
+        "negligible", "small", "medium", "large",
+    ]  # fmt: skip
+
+
+def test_the_claim_on_lengths_gets_a_verdict() -> None:
+    def verdict(delta: float, p: float) -> str:
+        return length_verdict(WithinTest(9, Estimate(delta, NAN, NAN), p, 0.5, 0.5))
+
+    assert verdict(0.5, 0.001).startswith("confirmed: a wrong answer is longer")
+    assert "with a chance of 75 %" in verdict(0.5, 0.001)
+    assert verdict(-0.3, 0.01).startswith("the opposite holds")
+    assert verdict(0.4, 0.2).startswith("not shown")
+
+
+def test_every_row_has_a_value_for_every_run(two: Report) -> None:
+    for _, values in summary_rows(two):
+        assert len(values) == 2
+    rows = dict(summary_rows(two))
+    assert rows["samples a problem"] == ["4", "4"]
+    assert rows["failed cells"][1] == "–"
+
+
+def test_the_later_run_is_compared_with_the_first(two: Report) -> None:
+    (one,) = two.comparisons
+    assert one.problems == 12
+    assert one.answered.value < 0
+    page = report_page(two, {}, "two")
+    assert "second against first, 12 problems" in page
+    assert f"{len(one.changed)} problems changed" in page
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_page_has_every_part_and_only_known_markup(two: Report, count: int) -> None:
+    report = two if count == 2 else single(two)
+    links = {(0, f"p{n}"): f"report-problems/1-{n}.html" for n in range(5)}
+    reader = read(report_page(report, links, "A <title>"))
+    for words in (
+        "A <title>", "contamination", "grading", "pass@1", "maj@k", "By level", "By subject",
+        "Numbers & <b>", "Length of right and wrong answers", "Cliff's delta", "Brier score",
+        "Code and accuracy", "samples not of one mind", "a model <b>", "dataset_sha256",
+    ):  # fmt: skip
+        assert words in reader.text, words
+    assert sum(value.startswith("report-problems/") for _, value in reader.attributes) == 5
+    assert ("Compared" in reader.text) == (count == 2)
+
+
+def test_wrong_and_right_rows_can_be_told_apart(two: Report) -> None:
+    page = report_page(single(two), {}, "x")
+    rows = re.findall(r'<tr class="((?:right|wrong)[^"]*)"><td class="id">', page)
+    results = two.runs[0].results
+    assert sum(row.startswith("right") for row in rows) == sum(one.voted for one in results)
+    united = sum(one.right in (0, len(one.samples)) for one in results)
+    assert sum("united" in row for row in rows) == united
+
+
+def test_what_a_model_or_a_data_set_wrote_does_not_become_markup(tmp_path: Path) -> None:
+    run = drawn_run(tmp_path / "x<script>", ids="<img src=x onerror=y>{}|`", problems=4)
+    report = make_report([run])
+    read(report_page(report, {(0, "<img src=x onerror=y>0|`"): "a.html"}, "<script>"))
+    text = report_markdown(report, "<script>")
+    assert "<script>" not in text.replace("\\<script\\>", "")
+
+
+def test_markdown_has_the_same_figures(two: Report) -> None:
+    text = report_markdown(two, "two")
+    for name, values in summary_rows(two):
+        assert f"| {name.split('(')[0].strip()}" in text
+        assert values[0].split(" ")[0] in text
+    assert "second against first" in text
+    widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| pass")]
+    assert len(set(widths)) <= 1
+
+
+def test_runs_of_different_problems_stand_side_by_side_uncompared(tmp_path: Path) -> None:
+    first = drawn_run(tmp_path / "a", problems=3)
+    second = drawn_run(tmp_path / "b", problems=3, ids="q{}")
+    lines = (second / "problems.jsonl").read_text().replace("What is", "How much is")
+    (second / "problems.jsonl").write_text(lines)
+    report = make_report([first, second])
+    assert report.comparisons == []
+    assert "not compared" in report_page(report, {}, "x")
+    assert "not compared" in report_markdown(report, "x")
+
+
+def test_a_run_without_golds_has_a_page_without_figures(tmp_path: Path) -> None:
+    report = make_report([drawn_run(tmp_path / "a", problems=3, with_gold=False)])
+    page = report_page(report, {}, "x")
+    assert "no graded problem is done yet" in read(page).text
+    assert page.count('class="ungraded') == 3
+    assert report_markdown(report, "x").count("–") > 5
+
+
+def test_one_problem_and_one_sample_have_no_intervals_but_a_page(tmp_path: Path) -> None:
+    report = make_report([drawn_run(tmp_path / "a", problems=1, samples=1)])
+    page = report_page(report, {}, "x")
+    assert "nan" not in read(page).text
+    assert "nan" not in report_markdown(report, "x")
+    assert "NaN" not in page
