@@ -485,14 +485,7 @@ class Rollout:
         while self.num_tokens < self._limits.max_tokens:
             if self._soft.passed():
                 raise DeadlinePassed("the deadline came between two turns")
-            given = self._soft
-            try:
-                ending = await self._sample(given)
-            except DeadlinePassed:
-                if self._soft <= given:
-                    raise
-                self._abandon_turn()  # it was moved away meanwhile: go on from where we are
-                continue
+            ending = await self._sample()
             stop = await self._act(ending)
             if stop is not None:
                 return stop
@@ -506,7 +499,7 @@ class Rollout:
                     return onward
         return "max_tokens"
 
-    async def _sample(self, deadline: Deadline) -> _Ending | None:
+    async def _sample(self) -> _Ending | None:
         """One model call, up to the first event that ends it; `None` where the reply ended."""
         turn = self._current = self._new_turn()
         family = self._question.family
@@ -521,7 +514,8 @@ class Rollout:
         asked = Conversation(self._start.messages, self._reply)
         try:
             async with aclosing(
-                self._question.model.stream(asked, self._sampling(), deadline)
+                # Not told the deadline, which may be moved: `_attempt` ends the call in time.
+                self._question.model.stream(asked, self._sampling(), NEVER)
             ) as chunks:
                 async for chunk in chunks:
                     turn.take(chunk)

@@ -10,6 +10,8 @@ from aimo2.answers import Extracted, extract
 from aimo2.prompts.families import ThinkingStyle
 
 _BOX = "\\boxed{"
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_DEPTH = {"{": 1, "}": -1}
 _LAST_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+|/\d+)?")
 _LONGEST_GUESS = 64
 
@@ -26,8 +28,8 @@ class Forced:
 def box_end(sampled: str) -> int | None:
     """The offset just behind the brace that closes the forced box; `None` while it is open."""
     depth = 1
-    for match in re.finditer(r"\\.|[{}]", sampled, re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
+    for match in _BRACE.finditer(sampled):
+        depth += _DEPTH.get(match[0], 0)
         if depth == 0:
             return match.end()
     return None
@@ -40,7 +42,7 @@ def forced(sampled: str) -> Forced:
         kept, closing = sampled[:end], ""
     else:
         kept = sampled.lstrip().split("\n", 1)[0].rstrip()
-        closing = "}" * max(1, 1 + kept.count("{") - kept.count("}"))
+        closing = "}" * (1 + sum(_DEPTH.get(brace, 0) for brace in _BRACE.findall(kept)))
     found = extract(_BOX + kept + closing)
     return Forced(kept, closing, None if found is None else Extracted(found.raw, "forced"))
 

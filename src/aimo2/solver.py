@@ -51,6 +51,8 @@ _MOST_SALVAGE = 0.25
 _FIRST_SALVAGE = 0.1
 """The same before any speed was observed."""
 _SALVAGE_SAFETY = 1.5
+_LEAST_WAIT_SECONDS = 0.002
+"""A wait that rounding makes too short for the clock to move would be repeated for ever."""
 _MOST_VERIFYING = 0.25
 """Part of the question's time that is kept for a verifier, at most."""
 _CALLED_IN: dict[StopReason, RolloutStop] = {"deadline": "deadline", "max_tokens": "max_tokens"}
@@ -231,7 +233,7 @@ class Solver:
         now = Deadline.after(0)
         for rollout in self._tree.rollouts:
             if rollout.state != "waiting":
-                rollout.move(self._settled_by(), now, _CALLED_IN.get(reason, "cancelled"))
+                rollout.move(self._settled_by(), now, _CALLED_IN.get(reason, "deadline"))
 
     def _settled_by(self) -> Deadline:
         return self._voted_by().earlier(_SETTLE_SECONDS)
@@ -327,6 +329,7 @@ class Solver:
                 # How long salvage needs is learned on the way, so it is looked at now and then.
                 left = self._wind_down_at().remaining()
                 seconds = min(seconds, left if left < 1 else max(1.0, left / 4))
+            seconds = max(seconds, _LEAST_WAIT_SECONDS)
         signs = [asyncio.create_task(event.wait()) for event in (self._over, self._moved)]
         try:
             await asyncio.wait(
@@ -383,7 +386,7 @@ class Solver:
             self._config.stop, self._ballot.votes, tree.running, self._config.num_rollouts
         )
         if reason is not None:
-            self._stop(reason)
+            self._stop(self._winding or reason)
 
     async def _canonicalise(self, raw: str) -> Canonical:
         return await self._tools.judge.canonicalise(
