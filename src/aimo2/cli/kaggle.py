@@ -50,6 +50,15 @@ class LoadName(StrEnum):
     BEFORE = "before"
 
 
+class PolicyName(StrEnum):
+    """How the exam's seconds are shared out."""
+
+    EVEN = "even"
+    BANK = "bank"
+    CLAMP = "clamp"
+    VALUE = "value"
+
+
 class OrderName(StrEnum):
     """In which order problems are asked."""
 
@@ -88,6 +97,7 @@ def serve(
     num_problems: Annotated[
         int | None, typer.Option("--problems", help="How many there will be.")
     ] = None,
+    policy: Annotated[PolicyName | None, typer.Option(help="How the time is shared out.")] = None,
     sleep: Annotated[
         str | None, typer.Option(help="Sleep so long and answer 0, instead of solving.")
     ] = None,
@@ -143,6 +153,7 @@ def serve(
         per_question=_seconds(per_question, "--per-question"),
         num_problems=num_problems,
         sleep=_seconds(sleep, "--sleep"),
+        budget={"policy": policy.value if policy else None},
     )
     if elapsed is not None and elapsed < 0:
         raise ConfigError(f"--elapsed {elapsed:g}: give 0 or more seconds")
