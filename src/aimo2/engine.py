@@ -93,8 +93,9 @@ async def open_engine(
                     verifier = await _second(config.verifier, stack, notify, deadline)
                 isolation = await sandbox.report()
         except (TimeoutError, DeadlinePassed) as error:
+            limit = "its time" if solve.timeout is None else f"--timeout {solve.timeout:g}"
             raise SetupError(
-                f"the engine was not ready within --timeout {solve.timeout:g}; give it more time"
+                f"the engine was not ready within {limit}; give it more time"
             ) from error
         if isolation.warning and solve.rollout.max_code_runs:
             notify(isolation.warning)

@@ -131,7 +131,13 @@ def test_a_server_that_never_comes_up_is_waited_for_and_named() -> None:
         told.append(seconds)
         now += 300
 
-    client = Client(port=9, patience=Patience(start=900), waiting=waiting, clock=lambda: now)
+    client = Client(
+        port=9,
+        patience=Patience(start=900),
+        waiting=waiting,
+        clock=lambda: now,
+        pause=lambda seconds: None,
+    )
     with client, pytest.raises(GatewayError, match="no inference server came up") as caught:
         client.call("predict")
     assert caught.value.kind == "SERVER_NEVER_STARTED"

@@ -15,6 +15,7 @@ from aimo2.cli import errors
 from aimo2.cli.durations import parse_duration
 from aimo2.cli.models import ensure_model
 from aimo2.errors import Aimo2Error, ConfigError, InputError
+from aimo2.presets import preset_layer
 from aimo2.problems import read_problems
 from aimo2.serving.catalogue import DEFAULT_MODEL, find_model
 
@@ -38,6 +39,7 @@ def bundle(
         str | None,
         typer.Option(help="Put none in: it is there, such as /kaggle/input/my-model/model.gguf."),
     ] = None,
+    preset: Annotated[str | None, typer.Option(help="A name of `aimo2 presets`.")] = None,
     serve: Annotated[
         str, typer.Option(help="More flags of `kaggle serve`, such as '--rollouts 8 --limit 4h'.")
     ] = "",
@@ -71,7 +73,10 @@ def bundle(
     if problems is not None:
         read_problems(str(problems))
     console = errors.stderr_console()
-    flags = ["--competition", competition, *_split("--serve", serve)]
+    if preset is not None:
+        preset_layer(preset)
+    flags = ["--competition", competition, *(["--preset", preset] if preset else [])]
+    flags += _split("--serve", serve)
     if competition.endswith(".toml"):
         raise ConfigError(f"--competition {competition}: only names travel; use --serve for limits")
     sleeps = rules.sleep is not None

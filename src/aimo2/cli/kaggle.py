@@ -15,21 +15,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from aimo2.cli import errors, options
+from aimo2 import engine
+from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.bundle import bundle, dry_run
 from aimo2.cli.durations import clock_text, parse_duration
+from aimo2.cli.exam import PolicyName
+from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
 from aimo2.cli.models import ensure_model
-from aimo2.config import EngineConfig, KernelConfig, RolloutConfig, SamplingConfig, SolveConfig
+from aimo2.cli.running import run_async
+from aimo2.config import EngineConfig, SolveConfig
 from aimo2.errors import ConfigError, GatewayError
+from aimo2.exam import Exam, ExamConfig, ExamFolder, load_competition
 from aimo2.problems import read_problems
 from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.types import Problem
 
-if TYPE_CHECKING:  # gRPC, Arrow and polars take their time to import: only the commands need them
-    from aimo2.exam import Exam, ExamAnswer, ExamConfig, ExamFolder
+if TYPE_CHECKING:  # gRPC, Arrow and polars take their time to import: only these commands need them
     from aimo2.kaggle.candidate import EngineHolder
     from aimo2.kaggle.gateway import Reply, Score
-    from aimo2.rollout import Rollout, TextKind
 
 app = typer.Typer(
     help="A competition's protocol: answer its gateway, be its gateway, make a submission.",
@@ -48,15 +51,6 @@ class LoadName(StrEnum):
 
     FIRST = "first"
     BEFORE = "before"
-
-
-class PolicyName(StrEnum):
-    """How the exam's seconds are shared out."""
-
-    EVEN = "even"
-    BANK = "bank"
-    CLAMP = "clamp"
-    VALUE = "value"
 
 
 class OrderName(StrEnum):
@@ -124,18 +118,19 @@ def serve(
     base_url: options.BaseUrlOption = None,
     api_key_env: options.ApiKeyEnvOption = None,
     chat_template: options.ChatTemplateOption = None,
-    rollouts: Annotated[
-        int | None, typer.Option("--rollouts", "-n", help="Attempts a problem, at most.")
-    ] = None,
-    concurrency: options.ConcurrencyOption = None,
-    openings: options.OpeningsOption = "code,code,code,plain",
-    code: options.CodeOption = True,
-    max_tokens: options.MaxTokensOption = 1024,
-    max_code_runs: options.MaxCodeRunsOption = 4,
-    cell_timeout: options.CellTimeoutOption = 10.0,
-    temperature: options.TemperatureOption = 0.7,
-    top_p: options.TopPOption = 0.95,
-    seed: options.SeedOption = 0,
+    preset: flags.Preset = None,
+    config_file: flags.ConfigFile = None,
+    assignments: flags.Assignments = None,
+    rollouts: flags.Rollouts = None,
+    concurrency: flags.Concurrency = None,
+    openings: flags.Openings = None,
+    code: flags.Code = None,
+    max_tokens: flags.MaxTokens = None,
+    max_code_runs: flags.MaxCodeRuns = None,
+    cell_timeout: flags.CellTimeout = None,
+    temperature: flags.Temperature = None,
+    stop: flags.Stop = None,
+    seed: flags.Seed = None,
     threads: options.ThreadsOption = None,
     context: options.ContextOption = 4096,
     sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
@@ -144,9 +139,7 @@ def serve(
 
     Whatever happens, every problem gets an answer within its limit: the best guess at the worst.
     """
-    from aimo2 import engine
-    from aimo2.exam import load_competition
-
+    given = {name: value for name, value in locals().items() if name in choice.FLAGS}
     rules = load_competition(
         competition,
         limit=_seconds(limit, "--limit"),
@@ -160,39 +153,31 @@ def serve(
     try:
         engine_config = EngineConfig(
             server=options.server_config(base_url, model, api_key_env, chat_template),
-            concurrency=concurrency,
             threads=threads,
             context=context,
             sandbox=sandbox.value,
         )
-        sizes = engine.sizes(engine_config, rollouts)
-        config = SolveConfig(
-            num_rollouts=sizes.num_rollouts,
-            concurrency=sizes.concurrency,
-            openings=tuple(part.strip() for part in openings.split(",")),
-            seed=seed,
-            answer_type=rules.answer_type,
-            modulus=rules.modulus,
-            sampling=SamplingConfig(temperature=temperature, top_p=top_p),
-            rollout=RolloutConfig(
-                max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
-            ),
-            kernel=KernelConfig(cell_timeout=cell_timeout),
-        )
     except ValidationError as error:
         raise ConfigError(errors.spoken_validation(error)) from error
+    config = choice.choose(
+        engine_config,
+        preset=preset,
+        config_file=config_file,
+        assignments=assignments or (),
+        flags={**given, "code": code, "answer_type": rules.answer_type, "modulus": rules.modulus},
+    )
     if engine_config.server is None and rules.sleep is None:
         path = ensure_model(model or DEFAULT_MODEL.name, errors.stderr_console())
         engine_config = engine_config.model_copy(update={"model_path": path})
     service = _Service(rules, engine_config, config, out, elapsed, load, host, port)
-    raise typer.Exit(asyncio.run(service.run()))
+    raise typer.Exit(run_async(service.run))
 
 
 @dataclass(slots=True)
 class _Service:
     """One run of `serve`."""
 
-    rules: "ExamConfig"
+    rules: ExamConfig
     engine: EngineConfig
     config: SolveConfig
     out: Path | None
@@ -200,30 +185,28 @@ class _Service:
     load: LoadName
     host: str | None
     port: int
-    signals: int = 0
+    interrupted: bool = False
 
     async def run(self) -> int:
         """Serve until a signal; returns the exit code."""
-        from aimo2.exam import ExamFolder
-
-        lines = _ServeLines()
-        stopped = asyncio.Event()
+        console = errors.stderr_console()
+        board: Board = LiveBoard(console) if console.is_terminal else PlainBoard(console)
         async with contextlib.AsyncExitStack() as stack:
             folder = None
             if self.out is not None:
-                folder = stack.enter_context(ExamFolder(self.out, lines.notice))
+                folder = stack.enter_context(ExamFolder(self.out, board.notice))
                 for line in folder.repaired:
-                    lines.notice(f"{self.out}: {line}")
-            holder = await stack.enter_async_context(self._holder(lines.notice))
-            exam = self._exam(folder, holder, lines)
+                    board.notice(f"{self.out}: {line}")
+            holder = await stack.enter_async_context(self._holder(board.notice))
+            exam = self._exam(folder, holder, board)
             stack.push_async_callback(exam.close)
-            self._listen_for_signals(exam, stopped, lines.notice)
-            await self._serve(exam, holder, stopped, lines, stack)
-        return errors.EXIT_INTERRUPTED if self.signals else errors.EXIT_OK
+            board.show(lambda: exam.status, holder.health)
+            stack.enter_context(board)
+            await self._serve(exam, holder, board, stack)
+        return errors.EXIT_INTERRUPTED if self.interrupted else errors.EXIT_OK
 
     @contextlib.asynccontextmanager
     async def _holder(self, notify: Callable[[str], None]) -> "AsyncIterator[EngineHolder]":
-        from aimo2 import engine
         from aimo2.kaggle.candidate import EngineHolder
 
         holder = EngineHolder(
@@ -235,45 +218,43 @@ class _Service:
         finally:
             await holder.close()
 
-    def _exam(
-        self, folder: "ExamFolder | None", holder: "EngineHolder", lines: "_ServeLines"
-    ) -> "Exam":
-        from aimo2.exam import Exam
+    def _exam(self, folder: ExamFolder | None, holder: "EngineHolder", board: Board) -> Exam:
         from aimo2.kaggle.candidate import EngineQuestion
 
         return Exam(
             self.rules,
             lambda problem, observer: EngineQuestion(problem, observer, self.config, holder),
             folder,
-            watcher=lines,
-            setup={"engine": self.engine.model_dump(mode="json"), "command": "kaggle serve"},
+            watcher=board,
+            setup={
+                "command": "kaggle serve",
+                "solve": self.config.model_dump(mode="json"),
+                "engine": self.engine.model_dump(mode="json"),
+            },
         )
 
     async def _serve(
-        self,
-        exam: "Exam",
-        holder: "EngineHolder",
-        stopped: asyncio.Event,
-        lines: "_ServeLines",
-        stack: contextlib.AsyncExitStack,
+        self, exam: Exam, holder: "EngineHolder", board: Board, stack: contextlib.AsyncExitStack
     ) -> None:
         from aimo2.kaggle.calls import PREDICT
         from aimo2.kaggle.candidate import ExamPredictor
         from aimo2.kaggle.predict import PredictEndpoint
         from aimo2.kaggle.server import InferenceServer
 
+        stopped = asyncio.Event()
+        self._listen_for_signals(exam, stopped, board.notice)
         endpoint = PredictEndpoint(
             ExamPredictor(exam),
-            lines.notice,
+            board.notice,
             limit=self.rules.per_question,
             integers=self.rules.answer_type == "int",
         )
         stack.push_async_callback(endpoint.close)
-        server = InferenceServer({PREDICT: endpoint}, lines.notice, host=self.host, port=self.port)
+        server = InferenceServer({PREDICT: endpoint}, board.notice, host=self.host, port=self.port)
         await stack.enter_async_context(server)
         print(f"{server.host}:{server.port}", flush=True)
-        lines.notice(
-            f"serving {self.rules.competition}: {self.rules.num_problems} problems,"
+        board.notice(
+            f"serving {self.rules.competition}: {self.rules.num_problems} problems in"
             f" {clock_text(self.rules.limit)}; Ctrl-C ends it"
         )
         if self.elapsed is not None:
@@ -283,14 +264,14 @@ class _Service:
         await stopped.wait()
 
     def _listen_for_signals(
-        self, exam: "Exam", stopped: asyncio.Event, notify: Callable[[str], None]
+        self, exam: Exam, stopped: asyncio.Event, notify: Callable[[str], None]
     ) -> None:
         """The first signal answers the running question with its votes; the second ends at once."""
 
         def interrupted() -> None:
             if stopped.is_set():
                 os._exit(errors.EXIT_INTERRUPTED)
-            self.signals += 1
+            self.interrupted = True
             notify("ending: the running question is answered with the votes so far")
             exam.interrupt()
             stopped.set()
@@ -302,33 +283,6 @@ class _Service:
 
 def _seconds(text: str | None, flag: str) -> float | None:
     return None if text is None else parse_duration(text, flag)
-
-
-class _ServeLines:
-    """The exam as plain lines on standard error."""
-
-    def __init__(self) -> None:
-        self._console = errors.stderr_console()
-
-    def notice(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def asked(self, problem: Problem, number: int) -> None:
-        self.notice(f"[{problem.id}] question {number}")
-
-    def answered(self, answer: "ExamAnswer", *, again: bool) -> None:
-        how = "asked again, " if again else ""
-        guess = ", a guess" if answer.guessed else ""
-        note = f" ({answer.note})" if answer.note else ""
-        self.notice(
-            f"[{answer.id}] {how}answered {answer.answer}{guess} after {answer.seconds:.1f} s{note}"
-        )
-
-    def text(self, rollout: int, kind: "TextKind", text: str) -> None:
-        """The text itself is in the traces."""
-
-    def progress(self, rollout: "Rollout") -> None:
-        """Only whole questions are told."""
 
 
 @app.command()
@@ -369,6 +323,7 @@ def gateway(
     known, tells the score. Exit code: 0 done, 2 bad input or a server that failed, 130
     interrupted; the same command then goes on where it was.
     """
+    from aimo2.exam.submission import write_submission
     from aimo2.kaggle import gateway as gateways
     from aimo2.kaggle.client import Client, Patience
 
@@ -398,8 +353,8 @@ def gateway(
             except (GatewayError, KeyboardInterrupt) as error:
                 lines.broken_off(error, len(record.replies), out)
                 raise
-        parquet, csv = gateways.write_submission(out, problems, record.replies)
-        lines.ended(gateways.score(problems, record.replies, modulus), (parquet, csv))
+        write_submission(out, gateways.submission(problems, record.replies))
+        lines.ended(gateways.score(problems, record.replies, modulus), out)
 
 
 class _GatewayLines:
@@ -443,10 +398,10 @@ class _GatewayLines:
             " the same command goes on with the rest"
         )
 
-    def ended(self, score: "Score", paths: Sequence[Path]) -> None:
+    def ended(self, score: "Score", out: Path) -> None:
         if score.num_graded:
             self._tell(f"{score.num_correct} of {score.num_graded} with a gold answer are correct")
-        self._tell(f"wrote {' and '.join(map(str, paths))}")
+        self._tell(f"wrote {out / 'submission.parquet'} and {out / 'submission.csv'}")
 
     def _tell(self, text: str) -> None:
         sys.stdout.flush()

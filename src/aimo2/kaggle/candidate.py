@@ -56,6 +56,17 @@ class EngineHolder:
         # Shielded: the opening goes on for the next question if this one's time is over.
         return (await asyncio.shield(self._ready)).tools
 
+    def health(self) -> str | None:
+        """What is wrong with it now; `None` while nothing is."""
+        ready = self._ready
+        if ready is None:
+            return "not loaded yet"
+        if not ready.done():
+            return "starting"
+        if ready.cancelled():
+            return "closed"
+        return str(ready.exception()) if ready.exception() else ready.result().failure()
+
     async def close(self) -> None:
         """End it, and await its end."""
         self._closing.set()

@@ -19,6 +19,12 @@ from aimo2.kaggle.tables import SeriesForm
 
 _STEP_SECONDS = 0.2
 """How often a server that is not there is looked for, and Ctrl-C with it."""
+_RECONNECT = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+"""gRPC's own patience grows to two minutes, in which a server that came back would not be seen."""
 _SPOKEN = "Exception calling application: "
 _FORGOTTEN = "No listener for {} was registered"
 
@@ -47,6 +53,7 @@ class Client:
         series: SeriesForm = "parquet",
         waiting: Callable[[float], None] = lambda seconds: None,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """`waiting` hears now and then for how many seconds the server has been waited for."""
         self.address = f"{host}:{port}"
@@ -54,7 +61,9 @@ class Client:
         self._encoder = Encoder(series)
         self._waiting = waiting
         self._clock = clock
-        self._channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        self._pause = pause
+        options = (*CHANNEL_OPTIONS, *_RECONNECT)
+        self._channel = grpc.insecure_channel(self.address, options=options)
         self._send = self._channel.unary_unary(METHOD)
         self._met = False
         """Whether the server has answered once."""
@@ -110,13 +119,7 @@ class Client:
                 " start it with: aimo2 kaggle serve",
             ) from error
         self._waiting(waited)
-        ready = grpc.channel_ready_future(self._channel)
-        try:
-            ready.result(timeout=_STEP_SECONDS)
-        except grpc.FutureTimeoutError:
-            pass
-        finally:
-            ready.cancel()
+        self._pause(_STEP_SECONDS)
 
     def _failure(self, name: str, error: Any) -> GatewayError:
         code, details = error.code(), str(error.details() or "")

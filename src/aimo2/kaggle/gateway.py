@@ -18,7 +18,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aimo2.answers import canonical, same
-from aimo2.errors import DiskFullError, GatewayError, InputError
+from aimo2.errors import GatewayError, InputError
 from aimo2.journal import Journal
 from aimo2.kaggle.calls import ANSWER_COLUMN, ID_COLUMN, PREDICT
 from aimo2.kaggle.payloads import Value
@@ -220,24 +220,15 @@ def _invalid(problem_id: str, what: str) -> GatewayError:
     return GatewayError("INVALID_SUBMISSION", f"problem {problem_id}: {what}")
 
 
-def write_submission(
-    folder: Path, problems: Sequence[Problem], replies: Mapping[str, Reply]
-) -> list[Path]:
-    """`submission.parquet` and `submission.csv`, in the order of `problems`; returns the paths.
+def submission(problems: Sequence[Problem], replies: Mapping[str, Reply]) -> pl.DataFrame:
+    """A row of `id` and `answer` for each problem, in the order of `problems`.
 
-    Raises `DiskFullError` where they cannot be written.
+    The answers are whole numbers where all are, and texts otherwise: a column has one type.
     """
     answers = [replies[problem.id].answer for problem in problems]
     if not all(isinstance(answer, int) for answer in answers):
         answers = [str(answer) for answer in answers]
-    frame = pl.DataFrame({ID_COLUMN: [problem.id for problem in problems], ANSWER_COLUMN: answers})
-    paths = [folder / name for name in SUBMISSION_NAMES]
-    try:
-        frame.write_parquet(paths[0])
-        frame.write_csv(paths[1])
-    except OSError as error:
-        raise DiskFullError(f"cannot write the submission to {folder}: {error}") from error
-    return paths
+    return pl.DataFrame({ID_COLUMN: [problem.id for problem in problems], ANSWER_COLUMN: answers})
 
 
 def score(

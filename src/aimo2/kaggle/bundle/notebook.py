@@ -20,7 +20,7 @@ anywhere else it asks the bundle's own `problems.csv` through a local gateway an
 """
 
 _FIND = """\
-import hashlib, json, os, socket, subprocess, sys, tempfile, time, venv, zipfile
+import hashlib, json, os, shutil, socket, subprocess, sys, tempfile, time, venv, zipfile
 from pathlib import Path
 
 STARTED = time.time()
@@ -35,6 +35,20 @@ def find_bundle():
             for mark in sorted(place.glob(depth + MARK)):
                 return mark.parent.resolve()
     raise SystemExit(f"the bundle is not attached: no {MARK} was found")
+
+
+def run(command):
+    "Run a command to its end and show what it says."
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace") as process:
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode} of: {' '.join(map(str, command))}")
 
 
 BUNDLE = find_bundle()
@@ -70,20 +84,6 @@ print(f"checksums are right after {time.time() - STARTED:.0f} s")\
 """
 
 _INSTALL = """\
-def run(command):
-    "Run a command to its end and show what it says."
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace") as process:
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode:
-        raise SystemExit(f"exit code {process.returncode} of: {' '.join(map(str, command))}")
-
-
 HOME = Path(tempfile.mkdtemp(prefix="aimo2-"))
 if SETTINGS["image_packages"]:
     # What it needs is in the image: only the package itself goes in front of it.
@@ -122,6 +122,7 @@ else:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
+    shutil.rmtree(WORK / "exam", ignore_errors=True)  # another run's answers would be given again
     log = (WORK / "serve.log").open("w")
     server = subprocess.Popen(aimo2(*serve, "--port", port), stdout=log, stderr=log)
     try:
