@@ -23,6 +23,14 @@ def test_the_reply_is_the_last_message() -> None:
     assert len(Dialect("m", "chat").ask_chat(Conversation(ASKED.messages), FULL)["messages"]) == 1
 
 
+def test_thinking_is_not_opened_for_a_server_that_cannot_continue() -> None:
+    opened = Conversation(ASKED.messages, "<think>\n")
+    begun = Conversation(ASKED.messages, "<think>\nso")
+    assert len(Dialect("m", "chat").ask_chat(opened, FULL)["messages"]) == 1
+    assert len(Dialect("m", "chat").ask_chat(begun, FULL)["messages"]) == 2
+    assert len(Dialect("m", "chat", continues=True).ask_chat(opened, FULL)["messages"]) == 2
+
+
 def test_a_server_that_can_is_told_to_continue() -> None:
     body = chat(continues=True)
     assert body["continue_final_message"] is True

@@ -77,12 +77,15 @@ class Dialect:
         return self._without_refused(body)
 
     def ask_chat(self, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
-        """The request for messages, the reply so far being the last."""
+        """The request for messages, the reply so far being the last.
+
+        A reply that only opens its thinking is left to a server that cannot continue one.
+        """
         messages = as_json(conversation.messages)
         body = {"messages": messages, **self._sampling(sampling)}
         if sampling.logprobs and "logprobs" not in self.refused:
             body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
-        if conversation.reply:
+        if conversation.reply and (self.continues or not _only_opens(conversation.reply)):
             messages.append({"role": "assistant", "content": conversation.reply})
             if self.continues:
                 body |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -127,3 +130,7 @@ class Dialect:
 
     def _without_refused(self, body: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in body.items() if name not in self.refused}
+
+
+def _only_opens(reply: str) -> bool:
+    return reply.strip() == "<think>"
