@@ -69,6 +69,13 @@ def test_golds_and_statements_may_come_from_the_problems(run: Run, folder: Path)
     assert "Six by seven?" in out
 
 
+def test_a_run_folder_has_its_own_statements(run: Run, folder: Path) -> None:
+    problems = folder / "problems.jsonl"
+    problems.write_text('{"id": "p", "problem": "Six by seven?", "answer": 42}\n')
+    _, out, _ = run(folder, "p")
+    assert "Six by seven?" in out
+
+
 def test_with_an_id_tree_and_texts_are_shown(run: Run, folder: Path) -> None:
     code, out, _ = run(folder, "p")
     assert code == 0

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def test_lengths_are_of_samples_that_answered(run: LoadedRun) -> None:
     assert unanswered > 0
     assert test is not None
     assert test.delta.value > 0.9
+
+
+def test_branches_have_no_length_of_their_own(run: LoadedRun) -> None:
+    results = results_of(run)
+    forked = [
+        dataclasses.replace(
+            one, samples=[sample.model_copy(update={"parent": 0}) for sample in one.samples]
+        )
+        for one in results
+    ]
+    assert lengths(forked) == ([], [], None)
 
 
 def test_right_samples_were_drawn_to_be_surer(run: LoadedRun) -> None:

@@ -94,7 +94,8 @@ def test_the_page_has_every_part_and_only_known_markup(two: Report, count: int) 
     for words in (
         "A <title>", "contamination", "grading", "pass@1", "maj@k", "By level", "By subject",
         "Numbers & <b>", "Length of right and wrong answers", "Cliff's delta", "Brier score",
-        "Code and accuracy", "samples not of one mind", "a model <b>", "dataset_sha256",
+        "Code and accuracy", "Time and tokens", "samples not of one mind",
+        "a model <b>", "dataset_sha256",
     ):  # fmt: skip
         assert words in reader.text, words
     assert sum(value.startswith("report-problems/") for _, value in reader.attributes) == 5

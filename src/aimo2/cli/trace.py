@@ -23,6 +23,8 @@ from aimo2.types import Problem
 
 app = typer.Typer(help="Look at saved traces.", no_args_is_help=True, rich_markup_mode=None)
 
+_PROBLEMS = "problems.jsonl"
+"""In a run folder of `aimo2 eval`."""
 _VERDICTS = {True: "right", False: "wrong", None: "-"}
 _HEADINGS = ("problem", "gold", "answer", "rollouts", "tokens", "code runs", "verdict")
 
@@ -57,7 +59,7 @@ def show(
     """
     if as_json and (problem_id is not None or html is not None):
         raise InputError("--json lists every problem: leave away the ID and --html")
-    known = {} if problems is None else {each.id: each for each in read_problems(problems)}
+    known = {each.id: each for each in _known_problems(file, problems)}
     with Archive(file) as archive:
         for note in archive.notes:
             print(f"aimo2: {visible(note)}", file=sys.stderr)
@@ -69,6 +71,14 @@ def show(
             _show_one(_question(archive, problem_id, known))
         else:
             _list(archive, known, as_json=as_json)
+
+
+def _known_problems(file: Path, problems: str | None) -> list[Problem]:
+    """From `--problems`, or from the run folder itself."""
+    beside = file / _PROBLEMS
+    if problems is None and beside.exists():
+        problems = str(beside)
+    return [] if problems is None else read_problems(problems)
 
 
 def _question(archive: Archive, problem_id: str, known: Mapping[str, Problem]) -> Question:

@@ -90,17 +90,20 @@ class Reliability:
 
 
 def vote_reliability(results: Sequence[ProblemResult]) -> Reliability | None:
-    """The leading answer's share of all samples as the chance that it is right; one case a problem.
+    """The leading answer's share of the samples that answered as the chance that it is right.
 
-    A leader is right to the part of the answers tied for the lead that are. `None` where nothing
-    was answered.
+    One case a problem. A leader is right to the part of the answers tied for the lead that are.
+    `None` where nothing was answered.
     """
     cases = [
-        (result.problem_id, max(count for count, _ in result.answers) / len(result.samples),
-         result.majority(len(result.samples)))
+        (
+            result.problem_id,
+            max(count for count, _ in result.answers) / sum(count for count, _ in result.answers),
+            result.majority(len(result.samples)),
+        )
         for result in results
         if result.answers
-    ]  # fmt: skip
+    ]
     return _reliability(cases)
 
 
@@ -208,12 +211,17 @@ def lengths(
     """Tokens of right and of wrong samples that answered, and the test inside problems.
 
     Samples without an answer are left out: most of them were cut off at a limit, so that they are
-    long because they are wrong.
+    long because they are wrong. Branches are left out, too: a sample holds a branch's own tokens
+    only, and not those of the path that it shares.
     """
-    pairs = [_split(result, lambda sample: float(sample.num_tokens)) for result in results]
+    pairs = [_split(result, _whole_length) for result in results]
     right = [value for pair in pairs for value in pair[0]]
     wrong = [value for pair in pairs for value in pair[1]]
     return right, wrong, within_problems(pairs)
+
+
+def _whole_length(sample: Sample) -> float | None:
+    return float(sample.num_tokens) if sample.parent is None else None
 
 
 def confidence_test(results: Iterable[ProblemResult]) -> WithinTest | None:

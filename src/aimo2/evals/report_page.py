@@ -49,6 +49,7 @@ def report_page(report: Report, links: Links, title: str) -> str:
         _lengths(report),
         _confidence(report),
         _code(report),
+        _costs(report),
         _problems(report, links),
         _made(report),
     ]
@@ -281,31 +282,64 @@ def _length_panel(run: RunReport) -> str:
 
 def _shares(right: Sequence[float], wrong: Sequence[float]) -> str:
     """Share of answers up to a length, of right and of wrong ones."""
-    values = [value for value in (*right, *wrong) if value > 0]
+    drawn = _up_to(
+        "tokens, logarithmic",
+        "share of answers up to this length, %",
+        ((right, "line good"), (wrong, "line bad")),
+    )
+    if not drawn:
+        return ""
+    return (
+        '<ul class="legend"><li><svg width="14" height="14"><circle class="dot good" cx="7" cy="7"'
+        f' r="5"/></svg>right ({len(right)})</li><li><svg width="14" height="14"><circle'
+        f' class="dot bad" cx="7" cy="7" r="5"/></svg>wrong ({len(wrong)})</li></ul>{drawn}'
+    )
+
+
+def _up_to(x_name: str, y_name: str, groups: Sequence[tuple[Sequence[float], str]]) -> str:
+    """For each group of values, the share of them up to a value; empty where they do not differ."""
+    values = [value for found, _ in groups for value in found if value > 0]
     if not values or min(values) >= max(values):
         return ""
     x = svg.Scale(min(values), max(values), log=True)
     marks = []
-    for at, found in enumerate((right, wrong)):
+    for found, kind in groups:
         ordered = sorted(found)
         if not ordered:
             continue
-        places = sorted({round(part * (len(ordered) - 1) / _QUANTILES) for part in range(61)})
+        last = len(ordered) - 1
+        places = sorted({round(part * last / _QUANTILES) for part in range(_QUANTILES + 1)})
         points = [(x.at(ordered[place]), 100 * (place + 1) / len(ordered)) for place in places]
-        marks.append(svg.path([(points[0][0], 0.0), *points], ("line good", "line bad")[at]))
-    names = (
-        '<ul class="legend"><li><svg width="14" height="14"><circle class="dot good" cx="7" cy="7"'
-        f' r="5"/></svg>right ({len(right)})</li><li><svg width="14" height="14"><circle'
-        f' class="dot bad" cx="7" cy="7" r="5"/></svg>wrong ({len(wrong)})</li></ul>'
+        marks.append(svg.path([(points[0][0], 0.0), *points], kind))
+    title = f"{y_name} by {x_name}"
+    y = svg.Axis(_UNIT, y_name, svg.percent)
+    return svg.chart(svg.Axis(x, x_name), y, marks, title=title, height=190)
+
+
+def _costs(report: Report) -> str:
+    """How tokens and seconds are spread over samples, or over problems where the solver ran."""
+    panels = []
+    for name in ("tokens", "seconds"):
+        groups = [(_spread(run, name), svg.series(at)) for at, run in enumerate(report.runs)]
+        drawn = _up_to(f"{name}, logarithmic", "share up to this, %", groups)
+        if drawn:
+            panels.append(f'<div class="panel"><h3>{name.capitalize()}</h3>{drawn}</div>')
+    if not panels:
+        return ""
+    return (
+        '<h2>Time and tokens</h2><p class="note">Of a sample, or of a problem where the whole'
+        f' solver ran.</p>{_names(report)}<div class="panels">{"".join(panels)}</div>'
     )
-    drawn = svg.chart(
-        svg.Axis(x, "tokens, logarithmic"),
-        svg.Axis(_UNIT, "share of answers up to this length, %", svg.percent),
-        marks,
-        title="share of right and of wrong answers up to a length",
-        height=190,
-    )
-    return names + drawn
+
+
+def _spread(run: RunReport, name: str) -> list[float]:
+    if run.run.record.config.mode == "solve":
+        outcomes = run.run.outcomes.values()
+        return [
+            float(one.num_sampled_tokens if name == "tokens" else one.seconds) for one in outcomes
+        ]
+    samples = run.run.samples.values()
+    return [float(one.num_tokens if name == "tokens" else one.seconds) for one in samples]
 
 
 def _confidence(report: Report) -> str:
@@ -316,7 +350,7 @@ def _confidence(report: Report) -> str:
         notes = [f"{report.runs[at].name}: {_believed(one)}" for at, one in votes]
         panels.append(
             _reliability_panel(
-                "Share of the vote", "leader's share of the samples", votes, notes, diagonal=True
+                "Share of the vote", "leader's share of the votes", votes, notes, diagonal=True
             )
         )
     if tokens:
