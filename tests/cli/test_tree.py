@@ -1,16 +1,20 @@
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
 
+from aimo2.answers import Canonical
 from aimo2.cli.show import ShowName, display_for, show_with_value
 from aimo2.cli.tree import LiveTreeDisplay, TreeDisplay, draw, live_branch
 from aimo2.pages.tree import Branch, branch_of
 from aimo2.policy.vote import tally
+from aimo2.rollout import Question, Rollout
+from aimo2.sandbox.fake import FakeSandbox
 from aimo2.types import Trace
 from tests.saved import code_run, outcome, trace, turn
-from tests.scripted import PROBLEM, config, model, run_rollout
+from tests.scripted import PROBLEM, Recorder, config, execute, model, run_rollout
 
 GOOD = turn("a", run=code_run("noise\n42\n"))
 BAD = turn("b", run=code_run("Traceback\nNameError: x", error="name"), mean_logprob=-0.5)
@@ -74,10 +78,26 @@ def test_what_a_model_wrote_is_no_command_to_the_terminal() -> None:
 def test_a_live_rollout_is_a_branch() -> None:
     code = "```python\nprint(42)\n```\n"
     ran = run_rollout(model(code, "\\boxed{42}"), config())
-    branch = live_branch(ran.rollout)
+    branch = live_branch(ran.rollout, 99.0)
     assert (branch.answer, branch.state, branch.num_code_runs) == ("42", "answered", 1)
     assert not branch.live
     assert branch.num_tokens == ran.trace.num_tokens
+    assert branch.seconds == ran.trace.seconds
+
+
+async def not_asked(raw: str) -> Canonical:
+    raise AssertionError(raw)
+
+
+def test_a_running_rollout_is_drawn_outside_the_event_loop() -> None:
+    question = Question(
+        PROBLEM, config(), model("```python\nprint(42)\n```\n", "\\boxed{42}"),
+        FakeSandbox(execute), not_asked, Recorder(),
+    )  # fmt: skip
+    rollout = Rollout(question, 0)
+    with ThreadPoolExecutor(1) as pool:
+        text = pool.submit(lambda: drawn(live_branch(rollout, 7.0))).result()
+    assert "0 plain · 0 tokens · 7.0 s · waiting" in text
 
 
 def shown_by(make: Callable[[Console, int], LiveTreeDisplay | TreeDisplay], terminal: bool) -> str:

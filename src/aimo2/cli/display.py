@@ -72,7 +72,7 @@ def spoken(seconds: float) -> str:
 
 def describe(outcome: Outcome) -> str:
     """One line on how a question ended."""
-    votes = ", ".join(f"{answer}: {weight:g}" for answer, weight in outcome.votes.items())
+    votes = ", ".join(f"{answer}: {weight:.3g}" for answer, weight in outcome.votes.items())
     verdict = {None: "", True: ", correct", False: f", wrong (gold {outcome.gold})"}
     return (
         f"{outcome.answer if outcome.answer is not None else 'no answer'}"
@@ -203,7 +203,7 @@ class LiveDisplay:
             table.add_column(heading)
         for heading in ("tokens", "code runs", "answer"):
             table.add_column(heading, justify="right")
-        for index in sorted(self._rollouts):
+        for index in sorted(list(self._rollouts)):  # noqa: C414 - a copy: the loop's thread adds
             table.add_row(*self._row(self._rollouts[index]))
         return Group(Text(self._title, style="bold"), table, self._tally_line(self._tally()))
 

@@ -5,6 +5,7 @@ reaches the terminal as a command to it.
 """
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -25,8 +26,11 @@ _SPARE_LINES = 4
 """Of the terminal, for the title, the votes and what is printed above."""
 
 
-def live_branch(rollout: Rollout) -> Branch:
-    """A rollout as it stands now."""
+def live_branch(rollout: Rollout, seconds: float) -> Branch:
+    """A rollout as it stands now; `seconds`: since its start, for one that has not ended.
+
+    Callable from any thread: a live display draws outside the event loop, whose clock it lacks.
+    """
     own = tuple(rollout.turns[rollout.num_shared_turns :])
     return Branch(
         index=rollout.index,
@@ -38,7 +42,7 @@ def live_branch(rollout: Rollout) -> Branch:
         answer=rollout.answer.canonical.value if rollout.answer else None,
         parent=rollout.parent,
         num_shared_turns=rollout.num_shared_turns,
-        seconds=rollout.seconds,
+        seconds=seconds if rollout.stop_reason is None else rollout.seconds,
         error=rollout.error,
         live=rollout.stop_reason is None,
     )
@@ -154,12 +158,33 @@ def votes_line(weights: Mapping[str, float]) -> Text:
     return line
 
 
+class _Watched:
+    """The question's rollouts, and when each was first heard of."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: dict[int, tuple[Rollout, float]] = {}
+
+    def clear(self) -> None:
+        self._known.clear()
+
+    def see(self, rollout: Rollout) -> None:
+        self._known.setdefault(rollout.index, (rollout, self._clock()))
+
+    def branches(self) -> list[Branch]:
+        """As they stand now; may be called from another thread than `see`."""
+        now = self._clock()
+        known = list(self._known.values())
+        ordered = sorted(known, key=lambda pair: pair[0].index)
+        return [live_branch(rollout, now - began) for rollout, began in ordered]
+
+
 class TreeDisplay(PlainDisplay):
     """Where there is no terminal: a line for what ends, and each question's tree behind it."""
 
     def __init__(self, console: Console, total: int) -> None:
         super().__init__(console, total)
-        self._rollouts: dict[int, Rollout] = {}
+        self._watched = _Watched()
         self._weights: Callable[[], Tally] | None = None
         self._title = ""
 
@@ -167,17 +192,17 @@ class TreeDisplay(PlainDisplay):
         """Begin a new tree."""
         super().started(problem, number, tally)
         self._title = f"{problem.id}  {problem.statement}"
-        self._rollouts.clear()
+        self._watched.clear()
         self._weights = tally
 
     def progress(self, rollout: Rollout) -> None:
         """Remember the rollout for the tree, too."""
-        self._rollouts[rollout.index] = rollout
+        self._watched.see(rollout)
         super().progress(rollout)
 
     def ended(self, outcome: Outcome) -> None:
         """Print the tree, and how the question ended."""
-        self._console.print(_final(self._title, self._rollouts, outcome), highlight=False)
+        self._console.print(_final(self._title, self._watched, outcome), highlight=False)
         super().ended(outcome)
 
 
@@ -187,7 +212,7 @@ class LiveTreeDisplay:
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._pace = Pace(total)
-        self._rollouts: dict[int, Rollout] = {}
+        self._watched = _Watched()
         self._title = ""
         self._tally: Callable[[], Tally] | None = None
         self._live = Live(
@@ -208,13 +233,13 @@ class LiveTreeDisplay:
     def started(self, problem: Problem, number: int, tally: Callable[[], Tally]) -> None:
         """Begin a new tree."""
         self._title = f"{problem.id}  {problem.statement}"
-        self._rollouts.clear()
+        self._watched.clear()
         self._tally = tally
 
     def ended(self, outcome: Outcome) -> None:
         """Leave the whole tree and one line above what comes next."""
         self._pace.one_done()
-        self._console.print(_final(self._title, self._rollouts, outcome), highlight=False)
+        self._console.print(_final(self._title, self._watched, outcome), highlight=False)
         line = Text(f"{one_line(outcome.id, 60)}  ", style="bold")
         line.append(visible(describe(outcome)), style="default")
         self._console.print(line, highlight=False)
@@ -225,24 +250,20 @@ class LiveTreeDisplay:
 
     def progress(self, rollout: Rollout) -> None:
         """Remember the rollout; the tree is drawn by its own timer."""
-        self._rollouts[rollout.index] = rollout
+        self._watched.see(rollout)
 
     def _draw(self) -> RenderableType:
         if self._tally is None:
             return Text("")
-        branches = _branches(self._rollouts)
+        branches = self._watched.branches()
         room = max(3, self._console.height - _SPARE_LINES)
         votes = votes_line(self._tally().weights)
         votes.append(f"    [{self._pace}]", style="dim")
         return Group(draw(self._title, branches, lines=room), votes)
 
 
-def _branches(rollouts: Mapping[int, Rollout]) -> list[Branch]:
-    return [live_branch(rollouts[index]) for index in sorted(rollouts)]
-
-
-def _final(title: str, rollouts: Mapping[int, Rollout], outcome: Outcome) -> Tree:
+def _final(title: str, watched: _Watched, outcome: Outcome) -> Tree:
     def verdict(answer: str) -> bool | None:
         return outcome.correct if answer == outcome.answer else None
 
-    return draw(title, _branches(rollouts), verdict=verdict)
+    return draw(title, watched.branches(), verdict=verdict)
