@@ -18,6 +18,7 @@ from aimo2.evals.replay_policies import (
     weight_grid,
 )
 from aimo2.evals.replay_report import plain_lines, plot
+from aimo2.presets import load_preset
 from tests.evals.recorded import problem
 from tests.evals.test_calibration import drawn
 
@@ -129,6 +130,15 @@ def test_names_of_policies(
     (policy,) = parse_policy(name, num_rollouts=8).policies
     assert (policy.stop.rule, policy.weigh.rule) == (rule, weights)
     assert (policy.num_rollouts, policy.concurrency) == (rollouts, concurrency)
+
+
+def test_a_preset_s_rules_can_be_replayed() -> None:
+    (policy,) = parse_policy("preset:aimo2-winner-like@16x2", num_rollouts=8).policies
+    winner = load_preset("aimo2-winner-like")
+    assert (policy.stop, policy.weigh) == (winner.stop, winner.weigh)
+    assert (policy.num_rollouts, policy.concurrency) == (16, 2)
+    with pytest.raises(ConfigError, match="no preset is called 'none'"):
+        parse_policy("preset:none", num_rollouts=8)
 
 
 def test_fields_of_a_name_arrive() -> None:

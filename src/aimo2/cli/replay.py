@@ -51,8 +51,8 @@ def replay(
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help="STOP[:k=v][+WEIGHTS[:k=v]][@N[xC]], such as k_equal:k=5+short_first@16x8."
-            " May be given again; without it, every rule and every weighting is replayed."
+            help="STOP[:k=v][+WEIGHTS[:k=v]][@N[xC]], such as k_equal:k=5+short_first@16x8, or"
+            " preset:NAME. May be given again; without it, every rule and weighting is replayed."
         ),
     ] = None,
     grid: Annotated[

@@ -2,7 +2,8 @@
 
 A name is `STOP[:k=v,...][+WEIGHTS[:k=v,...]][@N[xC]]`: a stopping rule with fields of `StopConfig`,
 a rule of weights with fields of `WeighConfig`, N rollouts, C of them at the same time. For
-instance `majority`, `k_equal:k=5+short_first@16x8`, `never+calibrated:trivial=0.6`.
+instance `majority`, `k_equal:k=5+short_first@16x8`, `never+calibrated:trivial=0.6`. Or
+`preset:NAME[@N[xC]]`: the stopping rule and weights of a preset.
 """
 
 import re
@@ -17,12 +18,14 @@ from aimo2.errors import ConfigError
 from aimo2.evals.calibration import fold_of
 from aimo2.evals.recorded import ReplayedProblem
 from aimo2.evals.replay import Policy
+from aimo2.presets import load_preset
 from aimo2.types import StopRule
 
 _NAME = re.compile(
     r"(?P<stop>\w+)(?P<stop_fields>:[^+@]*)?(?:\+(?P<weigh>\w+)(?P<weigh_fields>:[^@]*)?)?"
     r"(?:@(?P<rollouts>\d+)(?:x(?P<concurrency>\d+))?)?"
 )
+_PRESET = re.compile(r"preset:(?P<preset>[\w.-]+)(?:@(?P<rollouts>\d+)(?:x(?P<concurrency>\d+))?)?")
 BASELINE = "never+count"
 """What everything is compared with: all rollouts, plain votes."""
 
@@ -53,35 +56,37 @@ def parse_policy(
     `num_rollouts`, `concurrency`: where the name gives none; `None` runs all at the same time.
     Raises `ConfigError`.
     """
-    found = _NAME.fullmatch(name.strip())
+    found = _PRESET.fullmatch(name.strip()) or _NAME.fullmatch(name.strip())
     if found is None:
         raise ConfigError(f"--policy {name}: write STOP[:k=v][+WEIGHTS[:k=v]][@N[xC]]")
-    stop, weights = found["stop"], found["weigh"] or "count"
-    _known(name, "stopping rule", stop, get_args(StopRule))
-    _known(name, "rule of weights", weights, get_args(WeighRule))
     rollouts = int(found["rollouts"] or num_rollouts)
     streams = int(found["concurrency"] or concurrency or rollouts)
     if rollouts < 1 or streams < 1:
         raise ConfigError(f"--policy {name}: N and C must be 1 or more")
+    if "preset" in found.groupdict():
+        preset = load_preset(found["preset"])
+        return Candidate(name, (Policy(preset.stop, preset.weigh, rollouts, streams),))
+    stop, weights = _rules(name, found, calibrations)
+    return Candidate(name, tuple(Policy(stop, each, rollouts, streams) for each in weights))
+
+
+def _rules(
+    name: str, found: re.Match[str], calibrations: Sequence[Calibration]
+) -> tuple[StopConfig, list[WeighConfig]]:
+    """The stopping rule of a name, and its weights, once a calibration where they need one."""
+    stop, weights = found["stop"], found["weigh"] or "count"
+    _known(name, "stopping rule", stop, get_args(StopRule))
+    _known(name, "rule of weights", weights, get_args(WeighRule))
     if weights == "calibrated" and not calibrations:
         raise ConfigError(f"--policy {name}: `calibrated` needs a calibration")
     given: Sequence[Calibration | None] = calibrations if weights == "calibrated" else (None,)
     stop_fields = {"rule": stop, **_fields(name, found["stop_fields"])}
     weigh_fields = {"rule": weights, **_fields(name, found["weigh_fields"])}
     try:
-        stopping = StopConfig.model_validate(stop_fields)
-        return Candidate(
-            name,
-            tuple(
-                Policy(
-                    stopping,
-                    WeighConfig.model_validate({**weigh_fields, "calibration": calibration}),
-                    rollouts,
-                    streams,
-                )
-                for calibration in given
-            ),
-        )
+        return StopConfig.model_validate(stop_fields), [
+            WeighConfig.model_validate({**weigh_fields, "calibration": calibration})
+            for calibration in given
+        ]
     except ValidationError as error:
         what = error.errors()[0]
         place = ".".join(map(str, what["loc"])) or "fields"
