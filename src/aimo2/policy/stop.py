@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from aimo2.config import StopConfig
 from aimo2.policy.vote import Tally, tally
-from aimo2.types import StopReason, StopRule, Vote
+from aimo2.types import StopReason, Vote
 
 MAJORITY_VOTES = 7
 """Votes that `majority` waits for where 16 or more rollouts are open."""
@@ -82,11 +82,6 @@ def _fires(config: StopConfig, votes: Sequence[Vote], running: int) -> bool:
 def majority(votes: Tally) -> bool:
     """One answer has above 50 % of the weight (this project's own rule, with 7 votes)."""
     return votes.share > 0.5
-
-
-def decided(rule: StopRule, votes: Tally, num_rollouts: int) -> bool:
-    """`majority` or `never` on a tally alone: what `stopped` replaces."""
-    return rule == "majority" and votes.num_votes >= min_votes(num_rollouts) and majority(votes)
 
 
 def k_equal(votes: Sequence[Vote], k: int) -> bool:
