@@ -1,5 +1,6 @@
 """Every kind of value, both ways, against bytes that were written without our code."""
 
+import importlib
 import io
 import json
 import math
@@ -136,7 +137,7 @@ def test_polars_data_can_go_out_as_pandas() -> None:
 
 
 def test_pandas_itself_is_read_and_written() -> None:
-    pandas = pytest.importorskip("pandas")
+    pandas = importlib.import_module("pandas")
     frame = pandas.DataFrame({"id": ["a"], "answer": [3]}, index=["row"])
     content = wire.only(sent(frame), 9)
     assert pq.read_table(io.BytesIO(content)).column_names == ["id", "answer"]
