@@ -132,7 +132,13 @@ def loads_of(name: str) -> Callable[[bytes], Any]:
 async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
     """The client under the whole rollout loop: parser, loop detector, observer, trace."""
     from aimo2.answers import canonical
-    from aimo2.config import CutConfig, RolloutConfig, SamplingConfig, SolveConfig
+    from aimo2.config import (
+        CutConfig,
+        RolloutConfig,
+        SalvageConfig,
+        SamplingConfig,
+        SolveConfig,
+    )
     from aimo2.deadline import Deadline
     from aimo2.llm.client import OpenAIModel
     from aimo2.llm.template import CHATML
@@ -155,6 +161,7 @@ async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
         openings=("plain",),
         sampling=SamplingConfig(logprobs=bool(job.logprobs)),
         cut=CutConfig(confidence=job.logprobs > 1),
+        salvage=SalvageConfig(enabled=False),
         rollout=RolloutConfig(max_tokens=job.num_tokens),
     )
     problem = Problem(id="1", statement="How many divisors has 20!?")
