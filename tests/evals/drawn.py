@@ -35,7 +35,7 @@ def drawn_run(
     items = [
         Item(
             Problem(id=ids.format(n), statement=f"What is ${n} + {n}$?", gold=_gold(n, with_gold)),
-            {"level": 1 + n % 3, "subject": SUBJECTS[n % 3], "source": "drawn"},
+            {"level": 1 + n % 3, "subject": SUBJECTS[n // 2 % 3], "source": "drawn"},
         )
         for n in range(problems)
     ]
