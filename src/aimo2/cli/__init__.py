@@ -8,6 +8,8 @@ import aimo2
 from aimo2.cli import errors
 from aimo2.cli.benchmark import app as benchmark_app
 from aimo2.cli.calibrate import calibrate as calibrate_command
+from aimo2.cli.compare import compare as compare_command
+from aimo2.cli.compare import export as export_command
 from aimo2.cli.data import app as data_app
 from aimo2.cli.doctor import doctor as doctor_command
 from aimo2.cli.evaluate import evaluate as eval_command
@@ -37,6 +39,8 @@ app.command("presets")(presets_command)
 app.command("openings")(openings_command)
 app.command("serve")(serve_command)
 app.command("eval")(eval_command)
+app.command("compare")(compare_command)
+app.command("export")(export_command)
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(exam_app, name="exam")
 app.add_typer(data_app, name="data")

@@ -35,8 +35,8 @@ class Comparison:
     """Second run minus first, over the problems that both have.
 
     `pass_1`, `answered`: differences with paired bootstrap intervals; `maj_k`: of the vote of `k`
-    samples, `k` the fewer of the two. `mcnemar`: of the runs' own answers. `tokens`: a sample.
-    `only_first`, `only_second`: problems that the other run lacks.
+    samples, `k` the fewer of the two. `mcnemar`: of the runs' own answers. `tokens`: a sample,
+    where both runs tell them. `only_first`, `only_second`: problems that the other run lacks.
     """
 
     first: str
@@ -52,7 +52,7 @@ class Comparison:
     answered: Estimate
     k: int
     maj_k: Estimate
-    tokens: Estimate
+    tokens: Estimate | None
     mcnemar: McNemar
     changed: tuple[Changed, ...]
 
@@ -88,7 +88,7 @@ def compare(first: Results, second: Results) -> Comparison:
         answered=mean_interval([float(b.voted) - float(a.voted) for a, b in pairs]),
         k=k,
         maj_k=mean_interval([b.majority(k) - a.majority(k) for a, b in pairs]),
-        tokens=mean_interval([_tokens(b) - _tokens(a) for a, b in pairs]),
+        tokens=_more_tokens(left, right),
         mcnemar=mcnemar([a.voted for a in left], [b.voted for b in right]),
         changed=tuple(
             Changed(a.problem_id, a.voted, a.share, b.share) for a, b in pairs if a.voted != b.voted
@@ -98,6 +98,15 @@ def compare(first: Results, second: Results) -> Comparison:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _more_tokens(
+    first: Sequence[ProblemResult], second: Sequence[ProblemResult]
+) -> Estimate | None:
+    counts = [[_tokens(result) for result in run] for run in (first, second)]
+    if not all(map(any, counts)):
+        return None
+    return mean_interval([after - before for before, after in zip(*counts, strict=True)])
 
 
 def _tokens(result: ProblemResult) -> float:

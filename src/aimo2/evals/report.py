@@ -184,7 +184,7 @@ def comparison_rows(one: Comparison) -> list[tuple[str, str]]:
         ("accuracy of the run's answers", points(one.answered)),
         ("accuracy of one sample", points(one.pass_1)),
         (f"vote of {one.k} samples", points(one.maj_k)),
-        ("tokens a sample", number(one.tokens, signed=True)),
+        ("tokens a sample", number(one.tokens, signed=True) if one.tokens else "not known"),
         (f"right only in {one.first}", str(test.only_first)),
         (f"right only in {one.second}", str(test.only_second)),
         ("McNemar's exact test", f"p {spoken_p(test.p)}"),
