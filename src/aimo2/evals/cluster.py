@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import math
 import os
+import socket
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -32,6 +33,7 @@ from aimo2.types import Outcome, Trace
 _LOST_AT_MOST = 5
 """Workers lost in a row, without a finished problem in between, before the run ends."""
 _STOP_SECONDS = 10.0
+_REACH_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -173,6 +175,7 @@ def _connect(address: str) -> Any:
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise ConfigError("--ray: Ray is not installed; try uv run --extra ray") from error
+    _reach(address)
     quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": None}
     try:
         try:
@@ -185,6 +188,19 @@ def _connect(address: str) -> Any:
         line = " ".join(str(error).split())[:200]
         raise ConfigError(f"--ray {address}: no cluster there ({line})") from error
     return ray
+
+
+def _reach(address: str) -> None:
+    """See that somebody listens at `host:port`: Ray itself would wait for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--ray {address}: give auto, host:port or ray://host:port")
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--ray {address}: no cluster there ({error})") from error
 
 
 class _Driver:
