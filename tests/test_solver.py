@@ -1,15 +1,20 @@
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aimo2.deadline import Deadline
 from aimo2.errors import ModelUnavailable
 from aimo2.llm import Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.sandbox import CellResult
+from aimo2.sandbox.fake import FakeSandbox
+from aimo2.solver import Solver, Tools
 from aimo2.types import Problem, StopReason
-from tests.scripted import config, model, run_solver
+from tests.scripted import PROBLEM, InstantJudge, Recorder, config, execute, model, run_solver
+from tests.virtual import run_virtual
 
 
 def boxed(value: object, after: float = 1.0) -> list[Step]:
@@ -173,3 +178,46 @@ def test_an_interrupt_before_the_start_ends_it_at_once(reason: StopReason) -> No
         model(boxed(42)), config(num_rollouts=2), interrupt_after=0.0, interrupt_reason=reason
     )
     assert (run.solved.outcome.stop_reason, run.seconds) == (reason, 0.0)
+
+
+def test_a_running_question_can_be_read() -> None:
+    async def main() -> None:
+        sandbox = FakeSandbox(execute)
+        async with sandbox, InstantJudge() as judge:
+            tools = Tools(model(boxed(7, 2), boxed(42, 50)), sandbox, judge)
+            solver = Solver(PROBLEM, config(num_rollouts=2, stop="never"), tools, Recorder())
+            assert (solver.rollouts, solver.tally.leader, solver.num_tokens) == ((), None, 0)
+            task = asyncio.create_task(solver.solve(Deadline.after(100)))
+            await asyncio.sleep(10)
+            assert [rollout.state for rollout in solver.rollouts] == ["done", "sampling"]
+            assert (solver.tally.leader, len(solver.votes)) == ("7", 1)
+            assert solver.num_tokens == solver.rollouts[0].num_tokens > 0
+            assert solver.deadline == Deadline(100.0)
+            solver.extend(Deadline(30.0))
+            solved = await task
+            assert asyncio.get_running_loop().time() <= 30.0
+            assert solved.outcome.stop_reason == "deadline"
+
+    run_virtual(main())
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.permutations([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), st.sampled_from(["short_first", "count"]))
+def test_live_weights_do_not_depend_on_the_order_of_arrival(delays: list[float], rule: str) -> None:
+    texts = ["a ", "a b c ", "a b c d e ", "", "a b ", "a b c d "]
+    replies: list[list[Step]] = [
+        [text, Delay(delay), f"\\boxed{{{value}}}"]
+        for text, delay, value in zip(texts, delays, (3, 1, 2, 1, 3, 2), strict=True)
+    ]
+    settled = config(
+        num_rollouts=6, concurrency=6, stop="never", weigh={"rule": rule, "trivial": 0.6}
+    )
+    outcomes = [
+        run_solver(model(*replies), settled).solved.outcome.votes,
+        run_solver(
+            model(*([text, f"\\boxed{{{value}}}"] for text, value in
+                    zip(texts, (3, 1, 2, 1, 3, 2), strict=True))),
+            settled,
+        ).solved.outcome.votes,
+    ]  # fmt: skip
+    assert outcomes[0] == outcomes[1]
