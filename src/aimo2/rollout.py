@@ -26,8 +26,9 @@ from aimo2.parse import BoxSeen, CodeBlock, Event, FenceParser, InventedOutput, 
 from aimo2.policy.fence import FenceRule
 from aimo2.prompts.families import UNKNOWN, Family, style_of
 from aimo2.sandbox import CellResult, Kernel, Sandbox
-from aimo2.spans import Span, SpanMeter
-from aimo2.types import CodeRun, FinishReason, Opening, Problem, RolloutStop, Trace, Turn
+from aimo2.spans import SpanMeter
+from aimo2.turns import Pace, TurnSoFar
+from aimo2.types import CodeRun, Opening, Problem, RolloutStop, Trace, Turn
 
 Canonicalise = Callable[[str], Awaitable[Canonical]]
 """A raw answer to its canonical form, by the question's answer type and modulus."""
@@ -175,20 +176,6 @@ class Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast a rollout's newest model call has streamed. Seconds on the event loop's clock."""
-
-    first_chunk: float
-    """From the call to its first chunk: what a forced answer will wait, too, more or less."""
-    per_token: float
-    """Of the tokens behind the first chunk; 0 before there were any."""
-
-    def forecast(self, num_tokens: int) -> float:
-        """Seconds that another call for so many tokens takes."""
-        return self.first_chunk + num_tokens * self.per_token
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """What a rollout answered: as written, where it stood, and its canonical form."""
 
@@ -211,55 +198,6 @@ class _Injected:
 
 
 _Ending = Event | Break | _Stopped | _Injected
-
-
-@dataclass(slots=True)
-class _TurnSoFar:
-    """What the current model call has given so far. `began`: on the event loop's clock."""
-
-    began: float
-    parts: list[str] = field(default_factory=list)
-    num_tokens: int = 0
-    logprob_sum: float = 0.0
-    num_logprobs: int = 0
-    finish_reason: FinishReason = "closed"
-    meter: SpanMeter | None = None
-    first_chunk: float | None = None
-    last_chunk: float = 0.0
-    num_first_tokens: int = 0
-
-    def take(self, chunk: Chunk) -> None:
-        if self.meter is not None:
-            self.meter.feed(chunk)
-        now = asyncio.get_running_loop().time()
-        if self.first_chunk is None:
-            self.first_chunk, self.num_first_tokens = now, chunk.num_tokens
-        self.last_chunk = now
-        self.parts.append(chunk.text)
-        self.num_tokens += chunk.num_tokens
-        self.logprob_sum += sum(chunk.logprobs)
-        self.num_logprobs += len(chunk.logprobs)
-        if chunk.finish_reason is not None:
-            self.finish_reason = chunk.finish_reason
-
-    @property
-    def text(self) -> str:
-        if len(self.parts) > 1:
-            self.parts = ["".join(self.parts)]
-        return self.parts[0] if self.parts else ""
-
-    def pace(self) -> Pace | None:
-        if self.first_chunk is None:
-            return None
-        behind = self.num_tokens - self.num_first_tokens
-        streaming = self.last_chunk - self.first_chunk
-        return Pace(self.first_chunk - self.began, streaming / behind if behind > 0 else 0.0)
-
-    def mean_logprob(self) -> float | None:
-        return self.logprob_sum / self.num_logprobs if self.num_logprobs else None
-
-    def spans(self) -> tuple[Span, ...] | None:
-        return None if self.meter is None else self.meter.spans(len(self.text))
 
 
 def derive_seed(seed: int, problem_id: str, rollout: int, turn: int) -> int:
@@ -316,7 +254,7 @@ class Rollout:
         self.num_side_tokens = 0
         """Sampled for it besides, by its watchers."""
         self._kernel = kernel
-        self._current: _TurnSoFar | None = None
+        self._current: TurnSoFar | None = None
         self._loop_detector = LoopDetector()
         self._thinking_tokens = 0
         self._num_waits = 0
@@ -709,9 +647,9 @@ class Rollout:
         self._end_turn(None, line_break(self._current.text) + self._question.family.fence)
         return None
 
-    def _new_turn(self) -> _TurnSoFar:
+    def _new_turn(self) -> TurnSoFar:
         meter = SpanMeter() if self._question.config.sampling.token_spans else None
-        return _TurnSoFar(asyncio.get_running_loop().time(), meter=meter)
+        return TurnSoFar(asyncio.get_running_loop().time(), meter=meter)
 
     def _end_turn(self, run: CodeRun | None, injected: str) -> None:
         assert self._current is not None
