@@ -95,3 +95,28 @@ def test_limits_of_votes_hold_in_both(tmp_path: Path) -> None:
     assert replayed.reason == outcome.stop_reason == "max_votes"
     assert replayed.weights == outcome.votes
     assert replayed.num_votes == 5
+
+
+def test_a_tree_has_the_same_votes_and_tokens_in_both(tmp_path: Path) -> None:
+    code = "```python\nx = 6 * 7\nprint(x)\n```\n"
+    answers = iter(["42", "42", "41", "42", "7", "42", "41", "42", "42"])
+
+    def steps(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        if "```output" not in conversation.reply:
+            return [Delay(1.0), code]
+        return [Delay(2.0), f"So \\boxed{{{next(answers)}}}."]
+
+    settings = config(num_rollouts=9, concurrency=9, stop="never", branch="bfs")
+    run = run_solver(ScriptedModel(steps), settings)
+    traces = run.solved.traces
+    assert any(trace.parent is not None for trace in traces)
+    path = tmp_path / "traces.jsonl"
+    path.write_text("".join(trace.model_dump_json() + "\n" for trace in traces))
+    (problem,) = read_samples([path], {"p": "42"}).problems
+    policy = Policy(StopConfig(rule="never"), num_rollouts=9, concurrency=9)
+    replayed, outcome = replay(problem, policy, SERVER), run.solved.outcome
+    assert replayed.answer == outcome.answer
+    assert replayed.weights == pytest.approx(outcome.votes)
+    assert replayed.num_tokens == outcome.num_sampled_tokens
+    assert replayed.num_rollouts == outcome.num_rollouts
+    assert sum(replayed.weights.values()) < 9

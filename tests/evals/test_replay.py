@@ -139,11 +139,27 @@ def family() -> ReplayedProblem:
     return ReplayedProblem("p", "", rows, "a")
 
 
-def test_a_child_is_opened_when_its_parent_has_ended() -> None:
+def test_a_child_is_opened_when_its_parent_has_sampled_what_they_share() -> None:
     decision = replay(family(), Policy(NEVER, concurrency=2), STEADY, order=[2, 3, 0, 1])
     assert decision.num_tokens == 100 + 50 + 50 + 400
     assert decision.seconds == pytest.approx(4.0)
     assert decision.num_votes == 3
+
+
+def test_a_parent_that_goes_on_has_its_child_beside_it() -> None:
+    rows = (
+        sample(0, "a", 300, path=((1, 100), (2, 200))),
+        sample(1, "a", 150, own=50, parent=0, path=((1, 100), (3, 50))),
+        sample(2, "b", 160, own=10, parent=1, path=((1, 100), (3, 50), (4, 10))),
+    )
+    recorded = ReplayedProblem("p", "", rows, "a")
+    both = replay(recorded, Policy(NEVER, concurrency=2), STEADY)
+    assert both.seconds == pytest.approx(3.0)
+    assert both.num_tokens == 300 + 50 + 10
+    cut = replay(recorded, Policy(NEVER, concurrency=2), STEADY, seconds=1.2)
+    assert (cut.num_rollouts, cut.num_tokens) == (2, 120 + 20)
+    one = replay(recorded, Policy(NEVER, concurrency=1), STEADY)
+    assert one.seconds == pytest.approx(3.6)
 
 
 def test_children_that_share_a_prefix_count_less_together() -> None:

@@ -7,11 +7,13 @@ has cost the tokens it had sampled. Knows no files and no terminal.
 
 What is not modelled: prompt processing, queues of the sandbox, forced answers at a deadline, and
 rollouts that a live policy would have cut or forked otherwise than the recorded run did. Recorded
-forks are kept: a child is opened when its parent has ended.
+forks are kept: a child may be opened once its parent has sampled what they share, behind those that
+wait already. A rollout's code seconds are taken at its end.
 """
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -140,6 +142,11 @@ class _Rollout:
     sample: Sample
     children: "list[_Rollout]"
 
+    @property
+    def shared(self) -> int:
+        """Tokens of its path that its parent sampled."""
+        return self.sample.signals.num_tokens - self.sample.num_own_tokens
+
 
 def _opened(
     problem: ReplayedProblem, order: Sequence[int] | None, wanted: int
@@ -200,11 +207,13 @@ class _Question:
         self._policy = policy
         self._server = server
         roots, self._planned = _opened(problem, order, policy.num_rollouts)
-        self._queue = roots[::-1]
+        self._queue = deque(roots)
         self._served = 0.0
         self._now = 0.0
         self._spent = 0.0
         self._streams: list[tuple[float, int, _Rollout]] = []
+        self._forks: list[tuple[float, int, _Rollout]] = []
+        """When a child may be opened, by `_served`; at its parent's end at the latest."""
         self._running_code: list[tuple[float, int, _Rollout]] = []
         self._signals: list[Signals] = []
         self._votes: list[Vote] = []
@@ -228,9 +237,12 @@ class _Question:
     def _open(self) -> None:
         room = self._policy.concurrency - len(self._streams) - len(self._running_code)
         while self._queue and room > 0:
-            rollout = self._queue.pop()
-            end = self._served + rollout.sample.num_own_tokens
-            heapq.heappush(self._streams, (end, rollout.number, rollout))
+            rollout = self._queue.popleft()
+            own = rollout.sample.num_own_tokens
+            heapq.heappush(self._streams, (self._served + own, rollout.number, rollout))
+            for child in rollout.children:
+                into = min(own, max(0, child.shared - rollout.shared))
+                heapq.heappush(self._forks, (self._served + into, child.number, child))
             self._num_opened += 1
             room -= 1
 
@@ -238,7 +250,8 @@ class _Question:
         """Go on to the next end of a stream or a code run; the reason if a budget ends before."""
         count = len(self._streams)
         step = self._server.step(count)
-        to_stream = (self._streams[0][0] - self._served) * step if count else math.inf
+        left = self._next_mark() - self._served if count else math.inf
+        to_stream = left * step
         to_code = self._running_code[0][0] - self._now if self._running_code else math.inf
         to_deadline = seconds - self._now
         to_limit = (tokens - self._spent) / count * step if count else math.inf
@@ -246,7 +259,6 @@ class _Question:
         self._now += passed
         if count:
             # Exact where a stream ends, so that its end is not missed by rounding.
-            left = self._streams[0][0] - self._served
             grown = left if to_stream <= passed else passed / step
             self._served += grown
             self._spent += grown * count
@@ -254,8 +266,15 @@ class _Question:
             return "deadline" if to_deadline <= to_limit else "max_tokens"
         return None
 
+    def _next_mark(self) -> float:
+        """When by `_served` a stream ends or a child may be opened."""
+        end = self._streams[0][0]
+        return min(end, self._forks[0][0]) if self._forks else end
+
     def _settle(self) -> StopReason | None:
         """Take in everything that ends now, by number; the reason if a vote decides."""
+        while self._forks and self._forks[0][0] <= self._served:
+            self._queue.append(heapq.heappop(self._forks)[2])
         while self._streams and self._streams[0][0] <= self._served:
             _, number, rollout = heapq.heappop(self._streams)
             end = self._now + rollout.sample.code_seconds
@@ -263,7 +282,6 @@ class _Question:
         while self._running_code and self._running_code[0][0] <= self._now:
             rollout = heapq.heappop(self._running_code)[2]
             self._num_ended += 1
-            self._queue += rollout.children[::-1]
             reason = self._count(rollout)
             if reason is not None:
                 return reason
