@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,28 +16,25 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from aimo2 import engine
-from aimo2.cli import errors, options
+from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.durations import clock_text, parse_duration
 from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
+from aimo2.cli.exam_practice import learn_command, simulate_command
 from aimo2.cli.models import ensure_model
 from aimo2.cli.running import run_async, say
-from aimo2.config import (
-    EngineConfig,
-    KernelConfig,
-    RolloutConfig,
-    SamplingConfig,
-    SolveConfig,
-)
+from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import Aimo2Error, ConfigError, InputError, SetupError
 from aimo2.exam import Exam, ExamConfig, ExamFolder, exam_history, load_competition
+from aimo2.exam.lessons import read_lessons
 from aimo2.exam.report import write_report
 from aimo2.exam.submission import score, submission, write_submission
+from aimo2.policy.budget import Lessons
 from aimo2.problems import read_problems
 from aimo2.rollout import Observer
 from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.solver import Solver
-from aimo2.types import Problem, StopReason
+from aimo2.types import Problem
 
 _PROBLEMS: TypeAdapter[list[Problem]] = TypeAdapter(list[Problem])
 _START_SECONDS = 900.0
@@ -49,6 +46,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+app.command("learn")(learn_command)
+app.command("simulate")(simulate_command)
 
 
 class OrderName(StrEnum):
@@ -85,6 +86,10 @@ def run(
     ] = None,
     order: Annotated[OrderName, typer.Option(help="Of the problems.")] = OrderName.GIVEN,
     policy: Annotated[PolicyName | None, typer.Option(help="How the time is shared out.")] = None,
+    lessons: Annotated[
+        Path | None,
+        typer.Option(help="Of value: a file of `aimo2 exam learn`; else what comes with aimo2."),
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Of bank and clamp: a question's base.")] = None,
     draw: Annotated[
         str | None, typer.Option(help="Of bank: what a question may draw at the most.")
@@ -96,21 +101,25 @@ def run(
     base_url: options.BaseUrlOption = None,
     api_key_env: options.ApiKeyEnvOption = None,
     chat_template: options.ChatTemplateOption = None,
-    rollouts: Annotated[
-        int | None, typer.Option("--rollouts", "-n", help="Attempts a problem, at most.")
-    ] = None,
-    concurrency: options.ConcurrencyOption = None,
-    openings: options.OpeningsOption = "code,code,code,plain",
-    code: options.CodeOption = True,
-    max_tokens: options.MaxTokensOption = 1024,
-    max_code_runs: options.MaxCodeRunsOption = 4,
-    cell_timeout: options.CellTimeoutOption = 10.0,
-    stop: options.StopOption = options.StopRuleName.MAJORITY,
-    modulus: options.ModulusOption = None,
-    temperature: options.TemperatureOption = 0.7,
-    top_p: options.TopPOption = 0.95,
-    min_p: options.MinPOption = 0.0,
-    seed: options.SeedOption = 0,
+    preset: flags.Preset = None,
+    config_file: flags.ConfigFile = None,
+    assignments: flags.Assignments = None,
+    rollouts: flags.Rollouts = None,
+    concurrency: flags.Concurrency = None,
+    openings: flags.Openings = None,
+    code: flags.Code = None,
+    family: flags.Family = None,
+    thinking: flags.Thinking = None,
+    max_tokens: flags.MaxTokens = None,
+    max_code_runs: flags.MaxCodeRuns = None,
+    cell_timeout: flags.CellTimeout = None,
+    stop: flags.Stop = None,
+    modulus: flags.Modulus = None,
+    temperature: flags.Temperature = None,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = None,
+    logprobs: flags.Logprobs = None,
+    seed: flags.Seed = None,
     threads: options.ThreadsOption = None,
     context: options.ContextOption = 4096,
     sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
@@ -121,6 +130,7 @@ def run(
     folder. Only answers go to standard output. Exit code: 0 all answered, 1 some only guessed,
     2 bad input or set-up, 130 interrupted; `aimo2 exam resume` goes on after that.
     """
+    given = {name: value for name, value in locals().items() if name in choice.FLAGS}
     problems = read_problems(file)
     rules = load_competition(
         competition,
@@ -139,30 +149,21 @@ def run(
     try:
         engine_config = EngineConfig(
             server=options.server_config(base_url, model, api_key_env, chat_template),
-            concurrency=concurrency,
             threads=threads,
             context=context,
             sandbox=sandbox.value,
         )
-        sizes = engine.sizes(engine_config, rollouts)
-        solve_config = SolveConfig(
-            num_rollouts=sizes.num_rollouts,
-            concurrency=sizes.concurrency,
-            openings=tuple(part.strip() for part in openings.split(",")),
-            stop=stop.value,
-            seed=seed,
-            answer_type=rules.answer_type,
-            modulus=rules.modulus,
-            sampling=SamplingConfig(temperature=temperature, top_p=top_p, min_p=min_p),
-            rollout=RolloutConfig(
-                max_tokens=max_tokens, max_code_runs=max_code_runs if code else 0
-            ),
-            kernel=KernelConfig(cell_timeout=cell_timeout),
-        )
     except ValidationError as error:
         raise ConfigError(errors.spoken_validation(error)) from error
+    solve_config = choice.choose(
+        engine_config,
+        preset=preset,
+        config_file=config_file,
+        assignments=assignments or (),
+        flags={**given, "code": code, "answer_type": rules.answer_type, "modulus": rules.modulus},
+    )
     if order is OrderName.RANDOM:
-        random.Random(seed).shuffle(problems)
+        random.Random(seed or 0).shuffle(problems)
     path = out or Path(time.strftime("exam-%Y%m%d-%H%M%S"))
     with ExamFolder(path, say) as folder:
         if folder.history.began is not None:
@@ -170,7 +171,8 @@ def run(
                 f"{path} holds an exam already; go on with it by `aimo2 exam resume {path}`,"
                 " or give another folder"
             )
-        setup = _Setup(rules, solve_config, engine_config, model, problems)
+        learned = read_lessons(lessons) if lessons is not None else None
+        setup = _Setup(rules, solve_config, engine_config, model, problems, learned)
         raise typer.Exit(_conduct(setup, folder))
 
 
@@ -221,6 +223,8 @@ class _Setup:
     model: str | None
     problems: Sequence[Problem]
     """In the order in which they are asked."""
+    lessons: Lessons | None = None
+    """Those of the user; `None` takes the package's."""
 
     def dumped(self) -> dict[str, Any]:
         """For the journal. An API key is none of it: only the name of its variable is."""
@@ -228,6 +232,7 @@ class _Setup:
             "solve": self.solve.model_dump(mode="json"),
             "engine": self.engine.model_dump(mode="json"),
             "model": self.model,
+            "lessons": self.lessons.model_dump(mode="json") if self.lessons else None,
             "problems": _PROBLEMS.dump_python(list(self.problems), mode="json"),
         }
 
@@ -241,6 +246,7 @@ class _Setup:
                 EngineConfig.model_validate(stored["engine"]),
                 stored["model"],
                 _PROBLEMS.validate_python(stored["problems"]),
+                Lessons.model_validate(stored["lessons"]) if stored["lessons"] else None,
             )
         except (KeyError, ValidationError) as error:
             raise InputError(
@@ -258,7 +264,7 @@ def _conduct(setup: _Setup, folder: ExamFolder) -> int:
     if setup.engine.server is None and setup.rules.sleep is None:
         path = ensure_model(setup.model or DEFAULT_MODEL.name, console)
         found = setup.engine.model_copy(update={"model_path": path})
-        setup = _Setup(setup.rules, setup.solve, found, setup.model, setup.problems)
+        setup = replace(setup, engine=found)
     board: Board = LiveBoard(console) if console.is_terminal else PlainBoard(console)
     sitting = _Sitting(setup, folder, board)
     return run_async(sitting.run)
@@ -294,13 +300,6 @@ class _Keeper:
         await self.stack.aclose()
 
 
-class _Solver(Solver):
-    """Until `Solver` itself takes a reason."""
-
-    def interrupt(self, reason: StopReason = "interrupted") -> None:
-        self._stop(reason)
-
-
 @dataclass(slots=True)
 class _Sitting:
     """One run of the command."""
@@ -324,6 +323,7 @@ class _Sitting:
             self.setup.rules,
             self._ask,
             self.folder,
+            lessons=self.setup.lessons,
             watcher=self.board,
             setup=self.setup.dumped(),
         )
@@ -343,7 +343,7 @@ class _Sitting:
         assert self.keeper is not None
         if self.keeper.opened is None:
             raise SetupError("the engine is not running")
-        return _Solver(problem, self.setup.solve, self.keeper.opened.tools, observer)
+        return Solver(problem, self.setup.solve, self.keeper.opened.tools, observer)
 
     async def _all(self, exam: Exam) -> None:
         began = time.monotonic()

@@ -14,14 +14,14 @@ wait already. A rollout's code seconds are taken at its end.
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from aimo2.config import StopConfig, WeighConfig
 from aimo2.evals.recorded import ReplayedProblem, Sample
 from aimo2.policy.signals import Signals
 from aimo2.policy.stop import least_votes, stopped
-from aimo2.policy.vote import tally
+from aimo2.policy.vote import Tally, tally
 from aimo2.policy.weigh import is_separable, weigh
 from aimo2.types import StopReason, Vote
 
@@ -116,6 +116,10 @@ class Decision:
     """Answer -> summed weight, largest first."""
 
 
+Watch = Callable[[float, Tally], None]
+"""Hears of each vote: seconds from the question's start, and the tally with it."""
+
+
 def replay(
     problem: ReplayedProblem,
     policy: Policy,
@@ -124,14 +128,16 @@ def replay(
     order: Sequence[int] | None = None,
     seconds: float = math.inf,
     tokens: float = math.inf,
+    watch: Watch | None = None,
 ) -> Decision:
     """Run the question with `policy` until it is decided, or until the budget is used up.
 
     `order`: places in `problem.samples` in which rollouts are opened; as recorded where it is
     `None`. `seconds`, `tokens`: what the question may use; where one is used up, the votes so far
     decide, and the reason is `deadline` or `max_tokens`. The same arguments give the same decision.
+    `watch` hears of each vote.
     """
-    return _Question(problem, policy, server, order).run(seconds, tokens)
+    return _Question(problem, policy, server, order, watch).run(seconds, tokens)
 
 
 @dataclass(slots=True)
@@ -202,8 +208,10 @@ class _Question:
         policy: Policy,
         server: Throughput,
         order: Sequence[int] | None,
+        watch: Watch | None,
     ) -> None:
         self._problem = problem
+        self._watch = watch
         self._policy = policy
         self._server = server
         roots, self._planned = _opened(problem, order, policy.num_rollouts)
@@ -294,6 +302,8 @@ class _Question:
             self._signals.append(signals)
             if self._separable:
                 self._votes += weigh(self._policy.weigh, (signals,))
+            if self._watch is not None:
+                self._watch(self._now, tally(self._weighed()))
         if len(self._signals) < self._least:
             return None
         return stopped(

@@ -34,6 +34,8 @@ class ExamAnswer(Value):
     """Seconds that the policy would have let it have at the most."""
     num_votes: int = 0
     """Votes that were cast, those of an earlier process not included."""
+    first_vote: float | None = None
+    """Seconds from being asked until the first of them was seen."""
     outcome: Outcome | None = None
     """`None` where no solver came to an end."""
     note: str | None = None

@@ -14,6 +14,7 @@ from aimo2.errors import InputError
 from aimo2.exam.clock import Clock, Stopwatch, SystemClock, elapsed_since
 from aimo2.exam.config import ExamConfig
 from aimo2.exam.folder import ExamFolder
+from aimo2.exam.lessons import default_lessons
 from aimo2.exam.records import (
     Answered,
     Asked,
@@ -27,7 +28,7 @@ from aimo2.exam.records import (
     Record,
     Resumed,
 )
-from aimo2.policy.budget import Grant, Ledger, Lessons, Standing, banked, grant
+from aimo2.policy.budget import First, Grant, Ledger, Lessons, Pace, Standing, banked, grant
 from aimo2.policy.vote import Tally
 from aimo2.rollout import Observer, Rollout, TextKind
 from aimo2.solver import Solved
@@ -158,6 +159,9 @@ class _Running:
     earlier: dict[str, float]
     """Votes that an earlier process had counted."""
     granted: Grant
+    pace: Pace | None = None
+    first_vote: float | None = None
+    """Seconds until the first vote."""
     question: Question | None = None
     ear: "_Ear | None" = None
     counted: dict[str, float] = field(default_factory=dict)
@@ -188,6 +192,8 @@ class Exam:
     ) -> None:
         """`folder` with a history makes this exam go on with it, with the time really left.
 
+        `lessons`: for the policy `value`; those that come with the package where it is `None`.
+
         `setup` is stored with the beginning, for whoever resumes. Raises `InputError` where the
         folder holds an exam of other rules.
         """
@@ -195,6 +201,8 @@ class Exam:
         self._ask = ask
         self._folder = folder
         self._clock = SystemClock() if clock is None else clock
+        if lessons is None and config.budget.policy == "value":
+            lessons = default_lessons()
         self._lessons = lessons
         self._watcher: Watcher = Unwatched() if watcher is None else watcher
         self._setup = dict(setup or {})
@@ -333,7 +341,7 @@ class Exam:
             left=left,
             num_problems=self._config.num_problems,
             spent=tuple(answer.seconds for answer in self._history.answers.values()),
-            num_votes=sum(answer.num_votes for answer in self._history.answers.values()),
+            firsts=tuple(_first(answer) for answer in self._history.answers.values()),
         )
 
     def _opened(self, problem: Problem, asked_at: float) -> _Running:
@@ -343,7 +351,8 @@ class Exam:
         limit = self._config.per_question
         most = max(0.0, left if limit is None else min(left, limit - waited))
         ledger = self._ledger(max(0.0, left))
-        first = grant(self._config.budget, ledger, Standing(), self._lessons, most=most)
+        pace = None if self._lessons is None else Pace(self._lessons, ledger.share, ledger.firsts)
+        first = grant(self._config.budget, ledger, Standing(), self._lessons, pace, most=most)
         seen = self._history.asked.get(problem.id)
         number = seen.number if seen else len(self._history.asked) + 1
         earlier = self._history.counted.get(problem.id)
@@ -357,6 +366,7 @@ class Exam:
             waited + most,
             dict(earlier[-1].weights) if earlier else {},
             first,
+            pace,
         )
 
     async def _solved(self, running: _Running) -> Solved | None:
@@ -427,10 +437,17 @@ class Exam:
         """Ask the policy whether the question may go on."""
         assert running.question is not None
         seconds = self.elapsed - running.asked_at
-        weights = tuple(running.weights.values())
-        standing = Standing(seconds, weights, running.question.tally.num_votes)
+        votes = running.question.tally.num_votes
+        if votes and running.first_vote is None:
+            running.first_vote = seconds
+        standing = Standing(seconds, tuple(running.weights.values()), votes, running.first_vote)
         running.granted = grant(
-            self._config.budget, running.ledger, standing, self._lessons, most=running.most
+            self._config.budget,
+            running.ledger,
+            standing,
+            self._lessons,
+            running.pace,
+            most=running.most,
         )
         if running.granted.stop is not None:
             running.stop = running.granted.stop
@@ -481,6 +498,7 @@ class Exam:
             seconds=self.elapsed - running.asked_at,
             granted=running.granted.seconds,
             num_votes=running.question.tally.num_votes if running.question else 0,
+            first_vote=running.first_vote,
             outcome=outcome,
             note=note,
         )
@@ -535,6 +553,13 @@ class _Ear:
         texts = {index: "".join(parts) for index, parts in self._texts.items()}
         self._texts.clear()
         return {index: text for index, text in texts.items() if text}
+
+
+def _first(answer: ExamAnswer) -> First:
+    """What an answered problem says of the exam's pace."""
+    if answer.first_vote is not None:
+        return First(answer.first_vote, came=True)
+    return First(answer.seconds, came=answer.num_votes > 0)
 
 
 def merged(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:

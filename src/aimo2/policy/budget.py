@@ -18,9 +18,10 @@ left. An exam that starts late has less left for each problem: bases shrink with
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from aimo2.types import StopReason, Value
 
@@ -31,16 +32,17 @@ _BANK_DRAW = 210 / 350
 _CLAMP_BASE = 270 / 348
 """Middle of the notebooks' bases, as a part of an even share of 17,400 s over 50 problems."""
 _CLAMP_HIGH = 870 / 348
+_MOST_SHARES = 2.5
+"""`value` gives a question so many even shares of what is left at the most: what was learned may
+not fit this exam, and one problem must not cost many others their time."""
 _FLOOR = 0.1
 """`value` leaves every later problem at least this part of its even share."""
-_SCALE_VOTES = 3.0
-"""How many votes the assumed pace weighs against the votes of the exam itself."""
 
 
 class BudgetConfig(Value):
     """How the seconds are shared out."""
 
-    policy: BudgetPolicy = "bank"
+    policy: BudgetPolicy = "value"
     base: Annotated[float, Field(gt=0)] | None = None
     """Seconds a question of `bank` and `clamp`; `None` derives it from the exam's even share:
     all of it for `bank`, 78 % for `clamp`."""
@@ -64,8 +66,8 @@ class Ledger:
     """All that will be asked."""
     spent: tuple[float, ...] = ()
     """Seconds that each answered problem took, in order."""
-    num_votes: int = 0
-    """Votes that the answered problems brought, all together."""
+    firsts: tuple["First", ...] = ()
+    """What is known of the first votes of the answered problems."""
 
     @property
     def num_left(self) -> int:
@@ -84,6 +86,14 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
+class First:
+    """A problem's first vote: it came after `seconds`, or had not come when the problem ended."""
+
+    seconds: float
+    came: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """The present question."""
 
@@ -92,6 +102,14 @@ class Standing:
     weights: tuple[float, ...] = ()
     """Of its answers, the largest first."""
     num_votes: int = 0
+    first_vote: float | None = None
+    """Seconds until the first vote; `None` while there is none."""
+
+    @property
+    def first(self) -> First:
+        """The first vote as far as it is known now."""
+        known = self.first_vote
+        return First(self.seconds, False) if known is None else First(known, True)
 
     @property
     def share(self) -> float:
@@ -116,9 +134,8 @@ class Grant:
 class Lessons(Value):
     """What past traces say a moment more is worth, by situation. Derived figures only.
 
-    Time is counted in units: the mean wait for a vote, over all problems and with the number of
-    rollouts that ran at the same time. So what was learned at one pace holds at another; an
-    exam's own pace is `unit_seconds`, learned as it goes.
+    Time is counted in units: the median time until a problem's first vote. So what was learned at
+    one pace holds at another; an exam's own pace is learned as it goes, see `Pace`.
     """
 
     version: Literal[1] = 1
@@ -138,11 +155,30 @@ class Lessons(Value):
     """By price: mean chance of a right answer then."""
     survival: tuple[float, ...]
     """By bin of time: part of the problems that are undecided at its beginning."""
+    hazard: tuple[float, ...]
+    """By bin of `FIRST_EDGES`: rate of the first vote where there was none before, a unit."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        bins = {len(self.edges), len(self.survival), *map(len, self.worth.values())}
+        if len(bins) > 1 or set(self.worth) != set(situations()):
+            raise ValueError("the table of worths does not have a row a situation, all as long")
+        if not len(self.prices) == len(self.usage) == len(self.score) > 1:
+            raise ValueError("prices, usage and score must be of one length")
+        if len(self.hazard) != len(FIRST_EDGES) or min(self.hazard) <= 0:
+            raise ValueError(f"the hazard needs {len(FIRST_EDGES)} rates above 0")
+        return self
 
     def worth_of(self, standing: Standing, unit_seconds: float) -> float:
         """The gain of chance a unit of time in this situation."""
         column = bisect.bisect_right(self.edges, standing.seconds / unit_seconds) - 1
         return self.worth[situation(standing)][max(0, column)]
+
+    @property
+    def top_price(self) -> float:
+        """The highest price at which a fresh problem is still begun."""
+        begun = [price for price, used in zip(self.prices, self.usage, strict=True) if used > 0]
+        return begun[-1] if begun else 0.0
 
     def price_for(self, units: float) -> float:
         """The price at which a problem takes `units` of time on average; 0 where there is plenty.
@@ -181,6 +217,60 @@ def situations() -> tuple[str, ...]:
     return ("0", "1", *several)
 
 
+_Array = np.ndarray[Any, np.dtype[np.float64]]
+FIRST_EDGES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 40.0)
+"""Bins of the time of first votes, in units; the last one has no end."""
+_UNITS = np.exp(np.linspace(-4.0, 4.0, 65))
+"""Paces that are thought possible, as multiples of the assumed one."""
+_UNIT_SPREAD = 1.5
+"""Standard deviation of the assumed pace's logarithm: it is off by a factor of 4, quite likely."""
+
+
+class Pace:
+    """How long a unit of time is in this exam: what its own problems have shown so far.
+
+    The learned hazard of the first vote, with the time stretched by an unknown factor, has a
+    likelihood for each problem, whether its first vote came or was not waited for (right-censored).
+    The factor's prior is log-normal around the assumption that an even share of the exam lasts as
+    long as the traces' mean problem.
+    """
+
+    def __init__(self, lessons: Lessons, share: float, firsts: Sequence[First]) -> None:
+        self._hazard = np.log(np.asarray(lessons.hazard))
+        lengths = np.diff(FIRST_EDGES)
+        sums = np.cumsum(np.asarray(lessons.hazard[:-1]) * lengths)
+        self._cumulated = np.concatenate(([0.0], sums))
+        self._last = lessons.hazard[-1]
+        self._units = _UNITS * max(share, 1e-9) / max(lessons.usage[0], 1e-9)
+        self._log_units = np.log(self._units)
+        self._weights = -0.5 * (np.log(_UNITS) / _UNIT_SPREAD) ** 2
+        for first in firsts:
+            self._weights = self._weights + self._likelihood(first)
+        self._known: tuple[First, float] | None = None
+
+    def unit(self, first: First) -> float:
+        """Seconds a unit, with what the present problem shows: the posterior's geometric mean."""
+        if self._known is None or self._known[0] != first:
+            self._known = first, self._posterior(first)
+        return self._known[1]
+
+    def _posterior(self, first: First) -> float:
+        weights = self._weights + self._likelihood(first)
+        parts = np.exp(weights - weights.max())
+        return float(np.exp((parts * self._log_units).sum() / parts.sum()))
+
+    def _likelihood(self, first: First) -> _Array:
+        """Of the problem, by pace; its logarithm."""
+        units = first.seconds / self._units
+        beyond = np.maximum(0.0, units - FIRST_EDGES[-1]) * self._last
+        survived = np.interp(units, FIRST_EDGES, self._cumulated) + beyond
+        likelihood: _Array = -survived
+        if first.came:
+            places = np.searchsorted(FIRST_EDGES, units, side="right") - 1
+            likelihood = likelihood + self._hazard[places] - self._log_units
+        return likelihood
+
+
 def bank(base: float, spent: Sequence[float]) -> float:
     """Seconds in the bank after questions that took `spent`; an overdraft is forgiven."""
     saved = 0.0
@@ -199,13 +289,15 @@ def grant(
     ledger: Ledger,
     standing: Standing,
     lessons: Lessons | None = None,
+    pace: Pace | None = None,
     *,
     most: float | None = None,
 ) -> Grant:
     """How long the question may go on, and whether it should end now.
 
-    `most`: seconds that no question may pass, whatever is left. Raises `ValueError` for `value`
-    without lessons.
+    `pace`: of the exam up to this question, computed from the ledger where it is `None`. `most`:
+    seconds that no question may pass, whatever is left. Raises `ValueError` for `value` without
+    lessons.
     """
     cap = max(0.0, ledger.left if most is None else min(ledger.left, most))
     if ledger.num_left == 1:
@@ -213,7 +305,9 @@ def grant(
     if config.policy == "value":
         if lessons is None:
             raise ValueError("the policy `value` needs lessons")
-        return _value(config, ledger, standing, lessons, cap)
+        if pace is None:
+            pace = Pace(lessons, ledger.share, ledger.firsts)
+        return _value(config, ledger, standing, lessons, pace, cap)
     return Grant(min(cap, _fixed(config, ledger)))
 
 
@@ -231,34 +325,27 @@ def _fixed(config: BudgetConfig, ledger: Ledger) -> float:
     return min(max(ledger.left - base * (ledger.num_left - 1), base), max(base, high))
 
 
-def unit_seconds(ledger: Ledger, standing: Standing, lessons: Lessons) -> float:
-    """Mean seconds a vote in this exam so far.
-
-    At the start that an even share lasts as long as the traces' mean problem is all there is to
-    assume; it counts as `_SCALE_VOTES` votes (a gamma prior on an exponential wait).
-    """
-    assumed = ledger.share / max(lessons.usage[0], 1e-9)
-    seconds = sum(ledger.spent) + standing.seconds
-    votes = ledger.num_votes + standing.num_votes
-    return (_SCALE_VOTES * assumed + seconds) / (_SCALE_VOTES + votes)
-
-
 def _value(
-    config: BudgetConfig, ledger: Ledger, standing: Standing, lessons: Lessons, cap: float
+    config: BudgetConfig,
+    ledger: Ledger,
+    standing: Standing,
+    lessons: Lessons,
+    pace: Pace,
+    cap: float,
 ) -> Grant:
     """Go on while a unit here is worth more than what it buys later.
 
     The price of a unit is that at which the problems to come would on average use exactly what is
-    left now: a Lagrange multiplier, found on the learned curve of use by price.
+    left now: a Lagrange multiplier, found on the learned curve of use by price. It never rises
+    above what a fresh problem is worth: a problem that is skipped at its start gains nothing that
+    the next one would not.
     """
     others = ledger.num_left - 1
-    unit = unit_seconds(ledger, standing, lessons)
-    left = ledger.left - standing.seconds
+    unit = pace.unit(standing.first)
+    left = max(0.0, ledger.left - standing.seconds)
     floor = _FLOOR * min(ledger.share, ledger.share_left) * others
-    most = max(0.0, min(cap, ledger.left - floor))
-    price = lessons.price_for(max(0.0, left) / others / unit) / config.patience
+    most = max(0.0, min(cap, ledger.left - floor, _MOST_SHARES * ledger.share_left))
+    price = min(lessons.price_for(left / others / unit), lessons.top_price) / config.patience
     worth = lessons.worth_of(standing, unit)
-    stop: StopReason | None = None
-    if worth < price:
-        stop = "no_progress"
+    stop: StopReason | None = "no_progress" if worth < price else None
     return Grant(most, stop, worth, price)
