@@ -84,6 +84,7 @@ def test_a_server_that_is_not_there_is_one_clear_line(problems: str, tmp_path: P
         (("--preset", "no-such-preset"), "no-such-preset"),
         (("--problems", "/no/such.csv"), "cannot read /no/such.csv"),
         (("--competition", "timing", "--require", "a b"), "--require a b"),
+        (("--limit-here", "never"), "--limit-here never: give a duration"),
     ],
 )
 def test_bundle_names_wrong_input(tmp_path: Path, args: tuple[str, ...], words: str) -> None:
@@ -100,6 +101,7 @@ def test_a_bundle_carries_its_flags_and_tells_what_it_holds(tmp_path: Path) -> N
     assert "the largest:" in result.stderr
     settings = read_settings(out)
     assert settings["serve"] == ["--competition", "timing", "--preset", "fast", "--sleep", "3"]
+    assert settings["serve_here"] == [*("--limit", "10m", "--reserve", "6s", "--problems", "3")]
     assert settings["model"] is None  # a server that sleeps needs none
 
 

@@ -58,6 +58,9 @@ def bundle(
         Path | None,
         typer.Option(help="Asked outside of the competition; otherwise three of our own."),
     ] = None,
+    limit_here: Annotated[
+        str, typer.Option("--limit-here", help="The whole exam's time outside of the competition.")
+    ] = "10m",
 ) -> None:
     """Write all that an offline notebook needs: notebook, wheels, model, settings, checksums.
 
@@ -70,8 +73,8 @@ def bundle(
     if not re.fullmatch(r"3\.\d+", python) or int(python[2:]) < 11:
         raise ConfigError(f"--python {python}: give 3.11 or newer, as in 3.11")
     rules = load_competition(competition)
-    if problems is not None:
-        read_problems(str(problems))
+    num_problems = 3 if problems is None else len(read_problems(str(problems)))
+    here = _here(limit_here, num_problems)
     console = errors.stderr_console()
     if preset is not None:
         preset_layer(preset)
@@ -92,6 +95,7 @@ def bundle(
         model_at=None if sleeps else model_at,
         problems=problems,
         serve=flags,
+        serve_here=here,
     )
     items = build.build(
         plan, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -132,6 +136,13 @@ def dry_run(
             timeout=limit,
         )
         print(frame.write_csv(), end="")
+
+
+def _here(limit: str, num_problems: int) -> tuple[str, ...]:
+    """Flags of a server outside of the competition: another limit needs another reserve, too."""
+    reserve = parse_duration(limit, "--limit-here") / 100
+    number = str(num_problems)
+    return ("--limit", limit, "--reserve", f"{reserve:g}s", "--problems", number)
 
 
 def _split(flag: str, text: str) -> list[str]:

@@ -85,6 +85,9 @@ def serve(
     limit: Annotated[
         str | None, typer.Option(help="The whole exam's time, such as 5h or 4h57m.")
     ] = None,
+    reserve: Annotated[
+        str | None, typer.Option(help="Part of the limit that is never planned with.")
+    ] = None,
     per_question: Annotated[
         str | None, typer.Option(help="The gateway's limit an answer, such as 30m; never passed.")
     ] = None,
@@ -143,6 +146,7 @@ def serve(
     rules = load_competition(
         competition,
         limit=_seconds(limit, "--limit"),
+        reserve=_seconds(reserve, "--reserve"),
         per_question=_seconds(per_question, "--per-question"),
         num_problems=num_problems,
         sleep=_seconds(sleep, "--sleep"),

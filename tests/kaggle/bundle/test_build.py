@@ -24,6 +24,7 @@ def plan(tmp_path: Path) -> BundlePlan:
         model=model,
         model_licence="Apache-2.0",
         serve=("--competition", "aimo2"),
+        serve_here=("--limit", "1m"),
     )
 
 
@@ -56,7 +57,7 @@ def test_a_bundle_has_all_that_its_notebook_needs(plan: BundlePlan) -> None:
         "more": [],
         "model": "model/tiny.gguf",
         "serve": ["--competition", "aimo2"],
-        "gateway": [],
+        "serve_here": ["--limit", "1m"],
         "problems": "problems.csv",
     }
     problems = read_problems(str(plan.out / "problems.csv"))

@@ -50,8 +50,8 @@ class BundlePlan:
     """What is asked where the competition does not; `None` takes three problems of our own."""
     serve: Sequence[str] = ()
     """Flags of `aimo2 kaggle serve`."""
-    gateway: Sequence[str] = ()
-    """Flags of `aimo2 kaggle gateway`, outside of the competition."""
+    serve_here: Sequence[str] = ()
+    """More of them, outside of the competition: there, nobody wants to wait for hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _write_settings(plan: BundlePlan, model: str | None) -> None:
         "more": list(plan.more) if plan.wheels == "all" else [],
         "model": model,
         "serve": list(plan.serve),
-        "gateway": list(plan.gateway),
+        "serve_here": list(plan.serve_here),
         "problems": problems,
     }
     (plan.out / MARK).write_text(json.dumps(settings, indent=2) + "\n")

@@ -124,10 +124,11 @@ else:
         port = probe.getsockname()[1]
     shutil.rmtree(WORK / "exam", ignore_errors=True)  # another run's answers would be given again
     log = (WORK / "serve.log").open("w")
-    server = subprocess.Popen(aimo2(*serve, "--port", port), stdout=log, stderr=log)
+    here = [*serve, *SETTINGS["serve_here"], "--port", port]
+    server = subprocess.Popen(aimo2(*here), stdout=log, stderr=log)
     try:
         run(aimo2("gateway", BUNDLE / SETTINGS["problems"], "--port", port, "--out", WORK,
-                  "--fresh", *SETTINGS["gateway"]))
+                  "--fresh"))
     finally:
         server.terminate()
         server.wait()
