@@ -20,7 +20,7 @@ from typing import Any
 
 from aimo2 import engine
 from aimo2.deadline import NEVER
-from aimo2.errors import Aimo2Error, ConfigError, ServerError
+from aimo2.errors import Aimo2Error, ConfigError, ServerError, SetupError
 from aimo2.evals.datasets import Item
 from aimo2.evals.local import Job, OnStart, served_name
 from aimo2.evals.runner import Done, Limit, Plan, Runner, Watcher, judge_for
@@ -171,6 +171,8 @@ def _connect(address: str) -> Any:
     # Workers of a cluster on this machine use this environment; Ray would build another for them.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # On a busy machine its own agents take longer than the 30 s that a new node gives them.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "180000")
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
@@ -184,9 +186,9 @@ def _connect(address: str) -> Any:
             if address != "auto":
                 raise
             ray.init(address="local", **{**quiet, "include_dashboard": False})
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # The boundary to Ray, which raises bare exceptions.
         line = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--ray {address}: no cluster there ({line})") from error
+        raise SetupError(f"--ray {address}: Ray gives no cluster ({line})") from error
     return ray
 
 
