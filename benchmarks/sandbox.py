@@ -1,11 +1,13 @@
-"""The sandbox beside what others use, in one run: medians and 90th percentiles.
+"""The sandbox beside what others use: medians and 90th percentiles, taken in turn.
 
-    python benchmarks/sandbox.py --jupyter-python VENV/bin/python
+    python benchmarks/sandbox.py --json results.json --minutes 9
 
-`VENV` is a throw-away environment with jupyter_client, ipykernel and the same numpy, sympy, scipy
-and networkx; without it, that row is left out. Rows: this sandbox (every layer of this machine;
-with and without checkpoints; without layers), Jupyter, a new Python process for each cell, and
-`exec` in a pool of threads as the floor, which isolates nothing and keeps no state apart.
+Rows: this sandbox (every layer of this machine; with and without checkpoints; without layers),
+Jupyter (jupyter_client and ipykernel, of this environment or of `--jupyter-python`), a new Python
+process for each cell, and `exec` in a pool of threads as the floor, which isolates nothing and
+keeps no state apart. The trials are made in rounds, each row a share in each round, so that what
+else the machine does falls on all rows alike. With `--json`, a run that was ended, or that
+`--minutes` ended, goes on where it was; `--only` measures some rows.
 """
 
 import argparse
@@ -37,15 +39,17 @@ CELL = "print(2 + 2)"
 STATE = "import numpy\nstate = numpy.random.rand(6_553_600)"  # 50 MiB
 PAUSE = 0.02
 """Seconds before a "paused" cell, as a model thinks between cells; a checkpoint is made in them."""
+ROUNDS = 10
 Row = dict[str, Any]
+Measure = Callable[[int, int], Awaitable[Row]]
 
 
-async def sandbox_row(trials: int, kernels: int, layers: bool, checkpoints: bool) -> Row:
+async def sandbox_row(trials: int, layers: bool, checkpoints: bool) -> Row:
     chosen = LAYERS if layers else ()
     async with ForkSandbox(layers=chosen, checkpoints=checkpoints) as sandbox:
         begun = time.perf_counter()
         await sandbox.report()
-        row: Row = {"zygote_seconds": time.perf_counter() - begun}
+        row: Row = {"zygote_seconds": [time.perf_counter() - begun]}
 
         async def first() -> None:
             kernel = await sandbox.create()
@@ -55,10 +59,8 @@ async def sandbox_row(trials: int, kernels: int, layers: bool, checkpoints: bool
         spent: list[ForkKernel] = []
         row["start"] = await times(trials, first, lambda: close_all(spent))
         kernel = await sandbox.create()
-        row["cell"] = await times(max(trials, 200), lambda: run(kernel, CELL))
-        row["paused"] = await times(
-            max(trials, 200), lambda: run(kernel, CELL), lambda: asyncio.sleep(PAUSE)
-        )
+        row["cell"] = await times(trials, lambda: run(kernel, CELL))
+        row["paused"] = await times(trials, lambda: run(kernel, CELL), lambda: asyncio.sleep(PAUSE))
         await run(kernel, STATE)
 
         async def fork() -> None:
@@ -73,7 +75,7 @@ async def sandbox_row(trials: int, kernels: int, layers: bool, checkpoints: bool
             trials, fork, lambda: rest(sandbox, kernel, spent)
         )
         await kernel.close()
-        return row | await sandbox_many(sandbox, kernels)
+        return row
 
 
 async def rest(sandbox: ForkSandbox, kernel: ForkKernel, spent: list[ForkKernel]) -> None:
@@ -83,7 +85,15 @@ async def rest(sandbox: ForkSandbox, kernel: ForkKernel, spent: list[ForkKernel]
         await kernel._renewal
 
 
-async def sandbox_many(sandbox: ForkSandbox, kernels: int) -> Row:
+async def sandbox_many(kernels: int, layers: bool, checkpoints: bool) -> Row:
+    chosen = LAYERS if layers else ()
+    async with ForkSandbox(layers=chosen, checkpoints=checkpoints) as sandbox:
+        await sandbox.report()
+        return await fleet_row(sandbox, kernels)
+
+
+async def fleet_row(sandbox: ForkSandbox, kernels: int) -> Row:
+    """Private memory of idle kernels, and cells a second of all together."""
     before = set(psutil.Process().children(True))
     fleet = [await sandbox.create() for _ in range(kernels)]
     for kernel in fleet:
@@ -94,7 +104,7 @@ async def sandbox_many(sandbox: ForkSandbox, kernels: int) -> Row:
     memory = [process.memory_full_info().uss / 2**20 for process in new]
     rate = await throughput([functools.partial(run, kernel, CELL) for kernel in fleet])
     await close_all(fleet)
-    return {"uss_mib": [sum(memory) / kernels], "cells_per_second": rate}
+    return {"uss_mib": [sum(memory) / kernels], "cells_per_second": [rate]}
 
 
 async def run(kernel: ForkKernel, code: str) -> str:
@@ -149,13 +159,18 @@ async def process_row(trials: int) -> Row:
         assert output
 
     taken = await times(trials, cell)
+    return {"start": taken, "cell": taken}
+
+
+async def process_many() -> Row:
+    """As many at a time as there are cores."""
     gate = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def gated() -> None:
         async with gate:
-            await cell()
+            await process_row(1)
 
-    return {"start": taken, "cell": taken, "cells_per_second": await throughput([gated] * 64)}
+    return {"cells_per_second": [await throughput([gated] * 64)]}
 
 
 async def exec_row(trials: int) -> Row:
@@ -172,15 +187,15 @@ async def exec_row(trials: int) -> Row:
         await loop.run_in_executor(pool, call, FIRST)
         return {
             "start": await times(trials, lambda: loop.run_in_executor(pool, call, FIRST)),
-            "cell": await times(max(trials, 200), lambda: loop.run_in_executor(pool, call, CELL)),
+            "cell": await times(trials, lambda: loop.run_in_executor(pool, call, CELL)),
             "paused": await times(
-                max(trials, 200),
+                trials,
                 lambda: loop.run_in_executor(pool, call, CELL),
                 lambda: asyncio.sleep(PAUSE),
             ),
-            "cells_per_second": await throughput(
-                [lambda: loop.run_in_executor(pool, call, CELL)] * 64
-            ),
+            "cells_per_second": [
+                await throughput([lambda: loop.run_in_executor(pool, call, CELL)] * 64)
+            ],
         }
 
 
@@ -201,40 +216,83 @@ def show(rows: dict[str, Row]) -> None:
     columns = {
         "start": ("first result, SymPy ready (ms)", 1000),
         "cell": ("cell, back to back (ms)", 1000),
-        "paused": ("cell after a pause (ms)", 1000),
+        "paused": (f"cell, {PAUSE * 1000:.0f} ms after the last (ms)", 1000),
         "fork_50_mib": ("fork, 50 MiB of state (ms)", 1000),
         "fork_50_mib_and_cell": ("fork and a cell in it (ms)", 1000),
         "uss_mib": ("USS a kernel (MiB)", 1),
+        "cells_per_second": ("cells/s, all", 1),
     }
-    print("| | " + " | ".join(title for title, _ in columns.values()) + " | cells/s, all |")
-    print("|---" * (len(columns) + 2) + "|")
+    print("| | " + " | ".join(title for title, _ in columns.values()) + " |")
+    print("|---" * (len(columns) + 1) + "|")
     for name, row in rows.items():
         cells = [
-            spread(row[key], scale) if key in row else "–" for key, (_, scale) in columns.items()
+            spread(row[key], scale) if row.get(key) else "–" for key, (_, scale) in columns.items()
         ]
-        print(f"| {name} | " + " | ".join(cells) + f" | {row['cells_per_second']:,.0f} |")
+        print(f"| {name} ({len(row.get('start', []))} trials) | " + " | ".join(cells) + " |")
 
 
 def spread(values: list[float], scale: float) -> str:
     """Median, and the 90th percentile where there are several values."""
     middle = statistics.median(values) * scale
     if len(values) < 10:
-        return f"{middle:.2f}"
-    return f"{middle:.2f} / {statistics.quantiles(values, n=10)[-1] * scale:.2f}"
+        return f"{middle:,.2f}"
+    return f"{middle:,.2f} / {statistics.quantiles(values, n=10)[-1] * scale:,.2f}"
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Row]:
-    trials, kernels = options.trials, options.kernels
-    rows = {}
-    if options.jupyter_python:
-        rows["Jupyter"] = await asyncio.to_thread(
-            jupyter_row, options.jupyter_python, trials, kernels
+def rows_of(options: argparse.Namespace) -> dict[str, tuple[Measure, Measure | None]]:
+    """Row -> (a share of its trials, what is measured once), both of (trials, kernels)."""
+
+    async def jupyter(trials: int, kernels: int) -> Row:
+        return await asyncio.to_thread(jupyter_row, options.jupyter_python, trials, kernels)
+
+    def ours(layers: bool, checkpoints: bool) -> tuple[Measure, Measure]:
+        return (
+            lambda trials, kernels: sandbox_row(trials, layers, checkpoints),
+            lambda trials, kernels: sandbox_many(kernels, layers, checkpoints),
         )
-    rows["a process a cell"] = await process_row(trials)
-    rows["this sandbox"] = await sandbox_row(trials, kernels, True, False)
-    rows["this sandbox, checkpoints"] = await sandbox_row(trials, kernels, True, True)
-    rows["this sandbox, no layers"] = await sandbox_row(trials, kernels, False, False)
-    rows["exec in a thread"] = await exec_row(trials)
+
+    return {
+        "Jupyter": (lambda trials, _: jupyter(trials, 0), lambda _, kernels: jupyter(0, kernels)),
+        "a process a cell": (lambda trials, _: process_row(trials), lambda *_: process_many()),
+        "this sandbox, checkpoints (the default)": ours(True, True),
+        "this sandbox, no checkpoints": ours(True, False),
+        "this sandbox, no layers": ours(False, False),
+        "exec in a thread": (lambda trials, _: exec_row(trials), None),
+    }
+
+
+async def measure(options: argparse.Namespace, pieces: dict[str, Row]) -> bool:
+    """Fill in what `pieces` lacks. Returns whether all is there."""
+    end = time.monotonic() + 60 * options.minutes
+    rows = {name: row for name, row in rows_of(options).items() if wanted(name, options.only)}
+    share = -(-options.trials // ROUNDS)
+    tasks = {
+        f"{turn}/{name}": (row[0], share) for turn in range(ROUNDS) for name, row in rows.items()
+    }
+    tasks |= {f"all/{name}": (row[1], 0) for name, row in rows.items() if row[1] is not None}
+    for key, (work, trials) in tasks.items():
+        if key in pieces or work is None:
+            continue
+        if time.monotonic() > end:
+            return False
+        print(f"{time.strftime('%H:%M:%S')} {key}", file=sys.stderr, flush=True)
+        pieces[key] = await work(trials, options.kernels)
+        if options.json is not None:
+            options.json.write_text(json.dumps(pieces))
+    return True
+
+
+def wanted(name: str, only: list[str] | None) -> bool:
+    return only is None or any(word.lower() in name.lower() for word in only)
+
+
+def merged(pieces: dict[str, Row]) -> dict[str, Row]:
+    """Row -> figure -> the values of all rounds."""
+    rows: dict[str, Row] = {}
+    for key, piece in pieces.items():
+        row = rows.setdefault(key.partition("/")[2], {})
+        for figure, values in piece.items():
+            row.setdefault(figure, []).extend(values)
     return rows
 
 
@@ -242,15 +300,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--kernels", type=int, default=64)
-    parser.add_argument("--jupyter-python", default=None)
-    parser.add_argument("--json", type=Path, default=None, help="write every value here")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing after these")
+    parser.add_argument("--only", nargs="+", default=None, help="words of the rows to measure")
+    parser.add_argument("--jupyter-python", default=sys.executable)
+    parser.add_argument("--json", type=Path, default=None, help="kept after each share")
     options = parser.parse_args()
-    rows = asyncio.run(measure(options))
+    pieces: dict[str, Row] = {}
+    if options.json is not None and options.json.exists():
+        pieces = json.loads(options.json.read_text())
+    complete = asyncio.run(measure(options, pieces))
     print(f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}, ")
-    print(f"{options.trials} trials, {options.kernels} kernels; median / 90th percentile\n")
-    show(rows)
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows))
+    print(f"{options.kernels} kernels; median / 90th percentile\n")
+    show(merged(pieces))
+    if not complete:
+        print("\nnot finished: the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -196,8 +196,8 @@ class ForkSandbox:
             for kernel in tuple(self._kernels):
                 kernel.patrol()
                 await asyncio.sleep(0)
-            for zygote in self._zygotes:
-                zygote.patrol()
+            for zygote in tuple(self._zygotes):
+                await zygote.patrol()
 
 
 async def probe(layers: Sequence[str] = LAYERS) -> LayerReport:

@@ -55,6 +55,10 @@ _INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")
 _EXITS_KEPT: Final = 256
 _STDERR_CHARS: Final = 2_000
 _PATIENCE: Final = 2.0
+_SIGHTINGS: Final = 2
+"""Patrols that see a process that nobody knows before it is killed."""
+_SIGHTINGS_UNSURE: Final = 60
+"""The same while some process is still awaited: longer than any is waited for."""
 
 
 class ZygoteLost(SandboxError):  # noqa: N818 - reads as a state
@@ -77,7 +81,7 @@ class ZygoteProcess:
         self._links: set[Link] = set()
         self._exits: OrderedDict[int, int] = OrderedDict()
         self._exit_waiters: dict[int, asyncio.Future[int]] = {}
-        self._strangers: set[int] = set()
+        self._strangers: Counter[int] = Counter()
         self.lost = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
         try:
@@ -146,23 +150,33 @@ class ZygoteProcess:
             with contextlib.suppress(OSError):
                 self._sock.send(encode(frame))
 
-    def patrol(self) -> None:
+    async def patrol(self) -> None:
         """Kill processes of kernels that no link knows. Called about once a second.
 
-        A cell may keep the one process that it was allowed to make as a fork of its kernel. Who
-        is a stranger twice in a row is not a fork that has yet to greet.
+        A cell may keep the one process that it was allowed to make as a fork of its kernel. A
+        fork that has yet to greet looks the same: where one is awaited, a stranger has longer.
         """
-        unmet = self._spawning or any(link.pid is None for link in self._links)
-        if self.lost or not self._ready.done() or unmet:
-            self._strangers = set()
+        if self.lost or not self._ready.done():
             return
-        known = {link.pid for link in self._links}
-        parents = (self._kernels_parent(), *known)
-        strangers = {pid for parent in parents if parent for pid in _children(parent)} - known
-        for pid in strangers & self._strangers:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        self._strangers = strangers
+        met = self._all_met()
+        known = self._known()
+        found: set[int] = set()
+        for pid in filter(None, (self._kernels_parent(), *known)):
+            found |= _children(pid)
+            await asyncio.sleep(0)  # there may be many kernels
+        strangers = found - known - self._known()
+        self._strangers = Counter({pid: self._strangers[pid] + 1 for pid in strangers})
+        enough = _SIGHTINGS if met and self._all_met() else _SIGHTINGS_UNSURE
+        for pid, times in self._strangers.items():
+            if times >= enough:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _known(self) -> set[int]:
+        return {link.pid for link in self._links if link.pid is not None}
+
+    def _all_met(self) -> bool:
+        return not self._spawning and all(link.pid is not None for link in self._links)
 
     def _kernels_parent(self) -> int | None:
         """Process id of the zygote: in a pid namespace, it is the child of what we started."""
