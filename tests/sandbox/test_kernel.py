@@ -220,9 +220,13 @@ def test_folders_of_ended_processes_are_removed_and_files_go_with_the_fork(keepe
         for each in (child, grandchild):
             await each.close()
         assert (await run(kernel, "open('more', 'wb').write(bytes(12 << 20));")).error is None
-        with pytest.raises(SandboxError, match="No space left"):
-            await kernel.fork()
-        await kernel.close()
+        child = await kernel.fork()
+        told = await run(child, "os.listdir('.')")
+        assert told.output == "[files were lost for want of space: more]\n[]\n"
+        assert (await run(child, "os.listdir('.')")).output == "[]\n"
+        assert (await run(kernel, "os.listdir('.')")).output == "['more']\n"
+        for each in (kernel, child):
+            await each.close()
 
     keeper.do(main())
 

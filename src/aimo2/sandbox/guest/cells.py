@@ -95,6 +95,8 @@ class Notebook:
     def __init__(self, output: Output, available: tuple[str, ...] = ()) -> None:
         """`available`: packages to name where a cell imports one that is missing."""
         self.output = output
+        self.notice = ""
+        """A line that the next cell shows before anything else."""
         self._available = available
         self._count = 0
         self._running = False
@@ -124,6 +126,9 @@ class Notebook:
         self._count += 1
         filename = f"<cell {self._count}>"
         self._set_stage()
+        if self.notice:
+            self.output.write(self.notice + "\n")
+            self.notice = ""
         try:
             self._running = True
             verdict = self._guarded(code, filename)

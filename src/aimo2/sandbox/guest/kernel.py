@@ -75,9 +75,9 @@ def _recv_fds(sock: socket.socket) -> tuple[bytes, list[int]]:
 class Server:
     """One kernel's process, from its greeting to its end."""
 
-    def __init__(self, wire: Wire, notebook: Notebook, prepare: Callable[[], Callable[[], None]]):
-        """`prepare`: called before a fork, may raise `OSError`; what it returns is what the new
-        kernel does to itself besides taking up its own socket and memory."""
+    def __init__(self, wire: Wire, notebook: Notebook, prepare: Callable[[], Callable[[], str]]):
+        """`prepare`: called before a fork; what it returns is what the new kernel does to itself
+        besides taking up its own socket and memory, with a line for its next cell, or ""."""
         self._wire = wire
         self._notebook = notebook
         self._prepare = prepare
@@ -137,8 +137,8 @@ class Server:
     def _fork(self, fds: list[int]) -> dict[str, Any] | None:
         """The old kernel's reply; `None` in the new one, which has greeted."""
         drawn = random.getstate()
+        settle = self._prepare()
         try:
-            settle = self._prepare()
             child = self._split()
         except OSError as error:
             child, reply = -1, {"refused": error.strerror}
@@ -166,7 +166,7 @@ class Server:
         self._children = True
         return child
 
-    def _become(self, fds: list[int], settle: Callable[[], None]) -> None:
+    def _become(self, fds: list[int], settle: Callable[[], str]) -> None:
         """In a new kernel: leave the old one's socket and memory, take up its own."""
         self._wire.sock.close()
         self._notebook.after_fork(fds[1])
@@ -174,7 +174,7 @@ class Server:
         self._guarded = os.getppid() == self._zygote
         if self._guarded:  # else the end of the old kernel would be ours
             die_with_parent()
-        settle()
+        self._notebook.notice = settle() or self._notebook.notice
         self._wire = Wire(socket.socket(fileno=fds[0]))
         self._greet()
 

@@ -12,6 +12,8 @@ from typing import Final
 __all__ = ["Desk", "sweep"]
 
 _COPY: Final = "-copy"
+_NAMED: Final = 5
+"""Files that a complaint names."""
 
 
 class Desk:
@@ -23,36 +25,83 @@ class Desk:
         self._folder.mkdir(exist_ok=True)
         os.chdir(self._folder)
 
-    def copy(self) -> Path | None:
-        """Before a fork: the files as they are now, for the new kernel; `None` without any.
+    def copy(self) -> "Copy":
+        """Before a fork: the files as they are now, for the new kernel."""
+        made = Copy(Path(f"{self._folder}{_COPY}"))
+        if _has_entries(self._folder):
+            made.take(self._folder)
+        return made
 
-        Raises `OSError` where they do not fit.
+    def move(self, copy: "Copy") -> str:
+        """In the forked kernel: a folder of its own, which holds what was copied.
+
+        Returns what the next cell has to be told, or "".
         """
-        if not _has_entries(self._folder):
-            return None
-        copied = Path(f"{self._folder}{_COPY}")
-        _remove(copied)
-        copied.mkdir()
-        try:
-            _copy(self._folder, copied)
-        except OSError:
-            _remove(copied)
-            raise
-        return copied
-
-    def move(self, copied: Path | None) -> None:
-        """In the forked kernel: a folder of its own, which holds what was copied."""
         old, place = self._folder, _current_folder()
         self._folder = self._family / str(os.getpid())
-        if copied is None:
-            self._folder.mkdir(exist_ok=True)
-        else:
-            copied.rename(self._folder)
-        os.chdir(self._folder)
+        try:
+            copy.rename(self._folder)
+            os.chdir(self._folder)
+        except OSError:  # no room even for a folder
+            os.chdir("/")
         if place is not None and place != old:
             inside = place.is_relative_to(old)
             with suppress(OSError):
                 os.chdir(self._folder / place.relative_to(old) if inside else place)
+        return copy.complaint
+
+
+class Copy:
+    """The files of a kernel for its fork; what does not fit is left out."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._left_out: list[str] = []
+
+    def take(self, source: Path) -> None:
+        """Copy the files and folders; not their rights, which a kernel may not set."""
+        _remove(self._folder)
+        self._take(source, self._folder)
+
+    def _take(self, source: Path, target: Path) -> None:
+        try:
+            target.mkdir()
+            entries = list(os.scandir(source))
+        except OSError:
+            self._left_out.append(target.name)
+            return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                try:
+                    self._take(Path(entry.path), target / entry.name)
+                except RecursionError:
+                    self._left_out.append(entry.name)
+            else:
+                self._take_file(entry, target / entry.name)
+
+    def _take_file(self, entry: os.DirEntry[str], target: Path) -> None:
+        try:
+            shutil.copyfile(entry.path, target, follow_symlinks=False)
+        except OSError:
+            self._left_out.append(entry.name)
+            with suppress(OSError):
+                target.unlink()
+
+    def rename(self, folder: Path) -> None:
+        """Give the copy its place. Raises `OSError`."""
+        if self._folder.is_dir():
+            self._folder.rename(folder)
+        else:
+            folder.mkdir(exist_ok=True)
+
+    @property
+    def complaint(self) -> str:
+        """A line on what was left out, or ""."""
+        if not self._left_out:
+            return ""
+        names = ", ".join(self._left_out[:_NAMED])
+        more = len(self._left_out) - _NAMED
+        return f"[files were lost for want of space: {names}{f' and {more} more' * (more > 0)}]"
 
 
 def _current_folder() -> Path | None:
@@ -68,19 +117,6 @@ def _has_entries(folder: Path) -> bool:
             return next(entries, None) is not None
     except OSError:  # the cell removed it
         return False
-
-
-def _copy(old: Path, new: Path) -> None:
-    """Files and folders; not their rights, which a kernel may not set."""
-    for entry in os.scandir(old):
-        target = new / entry.name
-        if entry.is_symlink():
-            target.symlink_to(Path(entry.path).readlink())
-        elif entry.is_dir():
-            target.mkdir()
-            _copy(Path(entry.path), target)
-        else:
-            shutil.copyfile(entry.path, target)
 
 
 def sweep(family: Path, pid: int) -> None:

@@ -319,14 +319,13 @@ class Zygote:
             os.close(listener)
 
 
-def _prepare_fork(desk: Desk | None) -> Callable[[], None]:
+def _prepare_fork(desk: Desk | None) -> Callable[[], str]:
     """Before a fork; returns what the new kernel does to itself: its own domain and folder."""
-    copied = None if desk is None else desk.copy()
+    copy = None if desk is None else desk.copy()
 
-    def settle() -> None:
+    def settle() -> str:
         own_domain()
-        if desk is not None:
-            desk.move(copied)
+        return "" if desk is None or copy is None else desk.move(copy)
 
     return settle
 
