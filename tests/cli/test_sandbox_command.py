@@ -39,6 +39,12 @@ def test_what_is_imported_beforehand_can_be_chosen() -> None:
     assert done.stdout == "False True\n", done.stderr
 
 
+def test_a_module_that_is_not_installed_is_named() -> None:
+    done = aimo2("run", "-", "--preload", "numpy,no_such_module", typed="print(1)\n")
+    assert (done.stdout, done.returncode) == ("1\n", 0)
+    assert done.stderr == "not installed: no_such_module\n"
+
+
 def test_a_missing_file_is_one_line() -> None:
     done = aimo2("run", "no-such-file.py")
     assert done.returncode == 2

@@ -287,6 +287,32 @@ def test_a_kernel_cannot_name_another_ones_process_as_its_own(lab: Lab) -> None:
     lab.do(main())
 
 
+def test_a_fork_cannot_signal_the_kernel_that_it_came_from() -> None:
+    layers = ("no new privileges", "seccomp", "fork guard")  # no other layer keeps them apart
+    code = "ctypes.CDLL(None).syscall(234 if platform.machine() == 'x86_64' else 131, {0}, {0}, 9)"
+
+    async def main() -> None:
+        async with ForkSandbox(preload=(), layers=layers, checkpoints=False) as sandbox:
+            if "seccomp" not in (await sandbox.report()).active:
+                pytest.skip("no filter on this machine")
+            kernel = await sandbox.create()
+            child = await kernel.fork()
+            attack = f"import ctypes, platform\n{code.format(kernel._link.guest_pid)}"
+            assert (await run(child, attack)).output == "-1\n"
+            assert (await run(kernel, "6 * 7")).output == "42\n"
+
+    asyncio.run(main())
+
+
+def test_a_cell_has_the_configured_time_where_none_is_given() -> None:
+    async def main() -> None:
+        config = KernelConfig(cell_timeout=0.2)
+        async with ForkSandbox(config, preload=(), checkpoints=False) as sandbox:
+            assert (await (await sandbox.create()).run("while True: pass")).error == "timeout"
+
+    asyncio.run(main())
+
+
 def test_hooks_of_a_cell_cannot_hold_up_a_fork_for_long(lab: Lab) -> None:
     spin = "import os\ndef spin():\n    while True: pass\n"
 

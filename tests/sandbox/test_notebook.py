@@ -227,3 +227,20 @@ plt.show()
 """
     result = one_cell(code)
     assert (result.error, result.output.splitlines()[1:]) == (None, ["[1, 3] [1.0, 2.0, 3.0]"])
+
+
+def test_an_alarm_ends_with_its_cell(lab: Lab) -> None:
+    alarm = """
+import signal, time
+signal.signal(signal.SIGALRM, lambda *a: 1 / 0)
+signal.setitimer(signal.ITIMER_REAL, {})
+"""
+    cells = lab.cells(
+        alarm.format(0.1),
+        "time.sleep(0.3); 'undisturbed'",
+        alarm.format(0.1) + "time.sleep(5)",
+        "signal.signal(signal.SIGALRM, signal.SIG_DFL); signal.alarm(1);",
+        "time.sleep(1.2); 'alive'",
+    )
+    assert [cell.output for cell in cells[1::3]] == ["'undisturbed'\n", "'alive'\n"]
+    assert [cell.error for cell in cells] == [None, None, "value", None, None]

@@ -17,6 +17,7 @@ from aimo2.errors import InputError
 from aimo2.sandbox import CellResult
 from aimo2.sandbox.forkserver import ForkSandbox
 from aimo2.sandbox.kernel import ForkKernel
+from aimo2.sandbox.report import LayerReport
 from aimo2.serving.machine import usable_cores
 
 app = typer.Typer(
@@ -85,14 +86,17 @@ def _read(source: str) -> str:
 
 async def _run_one(code: str, config: KernelConfig, level: Level) -> CellResult:
     async with ForkSandbox(config, level=level.value, concurrency=usable_cores()) as sandbox:
-        _warn((await sandbox.report()).warning)
+        _introduce(await sandbox.report())
         kernel = await sandbox.create()
         return await kernel.run(code, timeout=config.cell_timeout, deadline=NEVER)
 
 
-def _warn(warning: str | None) -> None:
-    if warning is not None:
-        errors.stderr_console().print(warning, style="yellow", markup=False, highlight=False)
+def _introduce(report: LayerReport) -> None:
+    """Say what is not as one may expect."""
+    missing = f"not installed: {', '.join(report.missing)}" if report.missing else None
+    for line in (report.warning, missing):
+        if line is not None:
+            errors.stderr_console().print(line, style="yellow", markup=False, highlight=False)
 
 
 def _show(result: CellResult) -> None:
@@ -132,7 +136,7 @@ class _Repl:
 
     async def run(self) -> None:
         async with self._sandbox:
-            _warn((await self._sandbox.report()).warning)
+            _introduce(await self._sandbox.report())
             self._kernels.append(await self._sandbox.create())
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
             print(_HELP, file=sys.stderr)

@@ -5,7 +5,7 @@ imports the mathematics once and forks a kernel in milliseconds. Knows no models
 
     async with ForkSandbox() as sandbox:
         kernel = await sandbox.create()
-        result = await kernel.run("2 + 2", timeout=10, deadline=NEVER)
+        result = await kernel.run("2 + 2", timeout=10)
 """
 
 import asyncio

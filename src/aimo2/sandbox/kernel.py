@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
-from aimo2.deadline import Deadline
+from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import SandboxError
 from aimo2.sandbox import CellResult
 from aimo2.sandbox.guest.frames import MAX_FRAME
@@ -59,8 +59,10 @@ class ForkKernel:
         """Process id, for records and tests; `None` where there is no process now."""
         return None if self._link.lost else self._link.pid
 
-    async def run(self, code: str, *, timeout: float, deadline: Deadline) -> CellResult:
-        """Run one cell."""
+    async def run(
+        self, code: str, *, timeout: float | None = None, deadline: Deadline = NEVER
+    ) -> CellResult:
+        """Run one cell. `timeout`: seconds; `None` takes the configuration's."""
         self._require_open()
         if len(code) > _MAX_CODE:
             text = f"SyntaxError: a cell may have {_MAX_CODE:,} characters, not {len(code):,}"
@@ -76,7 +78,8 @@ class ForkKernel:
             self._end_turn()
             return unheard
         cell = _Cell(self._link, self._end_turn)
-        await cell.start(code, min(timeout, deadline.remaining()))
+        limit = self._sandbox.config.cell_timeout if timeout is None else timeout
+        await cell.start(code, min(limit, deadline.remaining()))
         return await self._finish(cell)
 
     async def _take_turn(self) -> CellResult | None:

@@ -117,6 +117,11 @@ ATTACKS = (
     Attack("signal the zygote", _attempt("os.kill(os.getppid(), 0)"), ("landlock", "seccomp")),
     Attack("signal another kernel", _attempt("os.kill({sibling}, 0)"), ("landlock", "seccomp")),
     Attack(
+        "signal a thread of another kernel",
+        _raw("(234, 131)", "{sibling}", "{sibling}", "0"),
+        ("landlock", "seccomp"),
+    ),
+    Attack(
         "signal another kernel by F_SETOWN",
         _attempt("import fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, 8, {sibling})"),
         ("seccomp",),

@@ -122,7 +122,7 @@ async def attack(layers: list[str]) -> dict[str, Any]:
 async def one(sandbox: ForkSandbox, code: str) -> CellResult:
     kernel = await sandbox.create()
     try:
-        return await kernel.run(code, timeout=5, deadline=NEVER)
+        return await kernel.run(code, timeout=20, deadline=NEVER)
     finally:
         await kernel.close()
 

@@ -133,6 +133,7 @@ class Notebook:
             self._running = True
             verdict = self._guarded(code, filename)
             self._flush()
+            _stop_timers()
         except CellInterrupted:
             # Between the cell and its verdict: the interrupt came while the failure was being
             # described.
@@ -286,6 +287,12 @@ def _needs_more_than_a_kernel(error: BaseException) -> bool:
         return error.errno == errno.EPERM
     # Without a name: a semaphore of `multiprocessing`.
     return isinstance(error, FileNotFoundError) and error.filename is None
+
+
+def _stop_timers() -> None:
+    """An alarm that a cell set for itself, and did not wait for, is not for what follows."""
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
 
 
 def _limit_depth(limit: int, /) -> None:
