@@ -23,11 +23,16 @@ from .cells import Notebook, reseed
 from .frames import Decoder, encode
 from .native import clone_parent, is_raw_fork_known, prctl
 
-__all__ = ["Server", "Wire", "die_with_parent"]
+__all__ = ["Server", "Sides", "Wire", "die_with_parent"]
 
 _CHUNK: Final = 64 * 1024
 _REPLY_CHARS: Final = 6_000
 _PR_SET_PDEATHSIG: Final = 1
+
+
+Sides = tuple[Callable[[], str], Callable[[], None]]
+"""(what a new kernel does to itself besides taking up its own socket and memory, and tells its
+next cell; what the old one does then)."""
 
 
 class Wire:
@@ -75,9 +80,8 @@ def _recv_fds(sock: socket.socket) -> tuple[bytes, list[int]]:
 class Server:
     """One kernel's process, from its greeting to its end."""
 
-    def __init__(self, wire: Wire, notebook: Notebook, prepare: Callable[[], Callable[[], str]]):
-        """`prepare`: called before a fork; what it returns is what the new kernel does to itself
-        besides taking up its own socket and memory, with a line for its next cell, or ""."""
+    def __init__(self, wire: Wire, notebook: Notebook, prepare: Callable[[], Sides]):
+        """`prepare`: called before a fork."""
         self._wire = wire
         self._notebook = notebook
         self._prepare = prepare
@@ -137,7 +141,7 @@ class Server:
     def _fork(self, fds: list[int]) -> dict[str, Any] | None:
         """The old kernel's reply; `None` in the new one, which has greeted."""
         drawn = random.getstate()
-        settle = self._prepare()
+        settle, wait = self._prepare()
         try:
             child = self._split()
         except OSError as error:
@@ -148,6 +152,7 @@ class Server:
             random.setstate(drawn)  # the module seeds itself anew in every forked process
             self._become(fds, settle)
             return None
+        wait()
         for fd in fds:
             os.close(fd)
         return reply

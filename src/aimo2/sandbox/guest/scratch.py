@@ -57,11 +57,25 @@ class Copy:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._left_out: list[str] = []
+        self._awaited: tuple[int, int] | None = None
+        """A pipe that the new kernel closes when it has the files."""
 
     def take(self, source: Path) -> None:
         """Copy the files and folders; not their rights, which a kernel may not set."""
-        _remove(self._folder)
         self._take(source, self._folder)
+        self._awaited = os.pipe()
+
+    def wait(self) -> None:
+        """In the old kernel: until the new one has the files, or is gone, or never was.
+
+        Else a later copy, or our end, could take them away first.
+        """
+        if self._awaited is not None:
+            reader, writer = self._awaited
+            os.close(writer)
+            os.read(reader, 1)
+            os.close(reader)
+            _remove(self._folder)
 
     def _take(self, source: Path, target: Path) -> None:
         try:
@@ -88,11 +102,15 @@ class Copy:
                 target.unlink()
 
     def rename(self, folder: Path) -> None:
-        """Give the copy its place. Raises `OSError`."""
-        if self._folder.is_dir():
-            self._folder.rename(folder)
-        else:
-            folder.mkdir(exist_ok=True)
+        """In the new kernel: give the copy its place. Raises `OSError`."""
+        try:
+            if self._folder.is_dir():
+                self._folder.rename(folder)
+            else:
+                folder.mkdir(exist_ok=True)
+        finally:
+            for end in self._awaited or ():
+                os.close(end)
 
     @property
     def complaint(self) -> str:

@@ -20,7 +20,6 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, NoReturn
@@ -28,7 +27,7 @@ from typing import IO, Any, Final, NamedTuple, NoReturn
 from . import namespaces, plots, pools
 from .cells import Notebook, reseed
 from .guard import ForkGuard
-from .kernel import Server, Wire, die_with_parent
+from .kernel import Server, Sides, Wire, die_with_parent
 from .layers import Isolation, Outcome, attempt, own_domain
 from .native import prctl
 from .output import Output
@@ -319,15 +318,15 @@ class Zygote:
             os.close(listener)
 
 
-def _prepare_fork(desk: Desk | None) -> Callable[[], str]:
-    """Before a fork; returns what the new kernel does to itself: its own domain and folder."""
+def _prepare_fork(desk: Desk | None) -> Sides:
+    """Before a fork; what the new kernel then does to itself: its own domain and folder."""
     copy = None if desk is None else desk.copy()
 
     def settle() -> str:
         own_domain()
         return "" if desk is None or copy is None else desk.move(copy)
 
-    return settle
+    return settle, lambda: None if copy is None else copy.wait()
 
 
 def _installed(name: str) -> bool:
