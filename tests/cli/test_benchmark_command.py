@@ -22,7 +22,10 @@ def said(*args: str) -> str:
     [
         (("--concurrent", "1,x"), "--concurrent 1,x: give whole numbers"),
         (("--concurrent", "0"), "--concurrent 0: give whole numbers"),
-        (("--workload", "dance"), "--workload dance: take of decode, tir, tree, independent"),
+        (
+            ("--workload", "dance"),
+            "--workload dance: take of decode, tir, solver, tree, independent",
+        ),
         (("--requests", "3", "--duration", "9"), "both given"),
         (("--max-tokens", "-4"), "--max-tokens -4: give a number above 0"),
         (("--json", "/nonexistent/a.json"), "/nonexistent/a.json cannot be written"),

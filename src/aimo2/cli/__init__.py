@@ -1,57 +1,88 @@
-"""The `aimo2` command: flags to configuration to one call. The only place that prints or exits."""
+"""The `aimo2` command: flags to configuration to one call. The only place that prints or exits.
+
+A command's module is imported when the command is asked for: together they load libraries for
+seconds, of which `aimo2 solve` needs few, and its clock runs from the process's start.
+"""
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 import aimo2
 from aimo2.cli import errors
-from aimo2.cli.benchmark import app as benchmark_app
-from aimo2.cli.calibrate import calibrate as calibrate_command
-from aimo2.cli.compare import compare as compare_command
-from aimo2.cli.compare import export as export_command
-from aimo2.cli.data import app as data_app
-from aimo2.cli.doctor import doctor as doctor_command
-from aimo2.cli.evaluate import evaluate as eval_command
-from aimo2.cli.exam import app as exam_app
-from aimo2.cli.kaggle import app as kaggle_app
-from aimo2.cli.models import app as models_app
-from aimo2.cli.openings import openings as openings_command
-from aimo2.cli.presets import presets as presets_command
-from aimo2.cli.replay import replay as replay_command
-from aimo2.cli.report import report as report_command
-from aimo2.cli.sandbox import app as sandbox_app
-from aimo2.cli.serve import serve as serve_command
-from aimo2.cli.show import ShowCommand
-from aimo2.cli.solve import solve as solve_command
-from aimo2.cli.trace import app as trace_app
 from aimo2.errors import Aimo2Error
+
+COMMANDS = {
+    "solve": "solve:solve",
+    "presets": "presets:presets",
+    "openings": "openings:openings",
+    "serve": "serve:serve",
+    "eval": "evaluate:evaluate",
+    "compare": "compare:compare",
+    "export": "compare:export",
+    "benchmark": "benchmark:app",
+    "exam": "exam:app",
+    "data": "data:app",
+    "models": "models:app",
+    "kaggle": "kaggle:app",
+    "sandbox": "sandbox:app",
+    "trace": "trace:app",
+    "report": "report:report",
+    "doctor": "doctor:doctor",
+    "replay": "replay:replay",
+    "calibrate": "calibrate:calibrate",
+}
+"""Name -> module of `aimo2.cli` and what it defines there: a function, or an app of subcommands."""
+
+
+class LazyGroup(TyperGroup):
+    """Loads a command when it is asked for; `--help` and completion load them all."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name; `None` where there is none."""
+        return load(cmd_name) if cmd_name in COMMANDS else None
+
+
+def load(name: str) -> Any:
+    """Import the command of that name, as the object that the command line runs."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    found = getattr(import_module(f"aimo2.cli.{module}"), attribute)
+    command: Any
+    if isinstance(found, typer.Typer):
+        command = typer.main.get_group(found)
+    else:
+        holder = typer.Typer(
+            add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        )
+        holder.command(name, cls=_class_of(name))(found)
+        command = typer.main.get_command(holder)
+    command.name = name
+    return command
+
+
+def _class_of(name: str) -> Any:
+    if name != "solve":
+        return None
+    from aimo2.cli.show import ShowCommand  # its flag --show may stand without a word
+
+    return ShowCommand
+
 
 app = typer.Typer(
     name="aimo2",
+    cls=LazyGroup,
     help="Solve olympiad mathematics with open language models, under an exam clock.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("solve", cls=ShowCommand)(solve_command)
-app.command("presets")(presets_command)
-app.command("openings")(openings_command)
-app.command("serve")(serve_command)
-app.command("eval")(eval_command)
-app.command("compare")(compare_command)
-app.command("export")(export_command)
-app.add_typer(benchmark_app, name="benchmark")
-app.add_typer(exam_app, name="exam")
-app.add_typer(data_app, name="data")
-app.add_typer(models_app, name="models")
-app.add_typer(kaggle_app, name="kaggle")
-app.add_typer(sandbox_app, name="sandbox")
-app.add_typer(trace_app, name="trace")
-app.command("report")(report_command)
-app.command("doctor")(doctor_command)
-app.command("replay")(replay_command)
-app.command("calibrate")(calibrate_command)
 
 
 def _print_version(wanted: bool) -> None:
