@@ -219,7 +219,9 @@ def test_folders_of_ended_processes_are_removed_and_files_go_with_the_fork(keepe
         assert (await run(grandchild, "os.getcwd()")).output == "'/'\n"
         for each in (child, grandchild):
             await each.close()
-        assert (await run(kernel, "open('more', 'wb').write(bytes(12 << 20));")).error is None
+        # The folders of the closed ones are removed a little later than they are closed.
+        while (await run(kernel, "open('more', 'wb').write(bytes(12 << 20));")).error:
+            pass
         child = await kernel.fork()
         told = await run(child, "os.listdir('.')")
         notice, files = told.output.splitlines()
@@ -232,6 +234,36 @@ def test_folders_of_ended_processes_are_removed_and_files_go_with_the_fork(keepe
             await each.close()
 
     keeper.do(main())
+
+
+def test_files_go_with_every_fork_however_fast_the_cells_come(keeper: Lab) -> None:
+    async def main() -> None:
+        for number in range(30):
+            kernel = await keeper.sandbox.create()
+            await run(kernel, "pass")
+            await run(kernel, f"open('file', 'w').write('{number}');")
+            child = await kernel.fork()
+            await run(kernel, "open('file', 'w').write('new');")
+            seen = await run(child, "open('file').read()")
+            assert (seen.output, seen.traceback) == (f"'{number}'\n", "")
+            for each in (kernel, child):
+                await each.close()
+
+    keeper.do(main())
+
+
+def test_a_kernel_without_descriptors_to_spare_refuses_to_fork_and_lives(lab: Lab) -> None:
+    async def main() -> None:
+        kernel = await lab.sandbox.create()
+        hoard = "import os\nopen('f', 'w').write('x')\nkept = []\n"
+        hoard += "try:\n    while True: kept.append(os.dup(1))\nexcept OSError: 'full'"
+        assert (await run(kernel, hoard)).error is None
+        with pytest.raises(SandboxError, match="cannot be forked"):
+            await kernel.fork()
+        assert (await run(kernel, "for fd in kept: os.close(fd)")).error in (None, "died")
+        await kernel.close()
+
+    lab.do(main())
 
 
 THIEF = """

@@ -141,8 +141,9 @@ class Server:
     def _fork(self, fds: list[int]) -> dict[str, Any] | None:
         """The old kernel's reply; `None` in the new one, which has greeted."""
         drawn = random.getstate()
-        settle, wait = self._prepare()
+        wait = _nothing
         try:
+            settle, wait = self._prepare()
             child = self._split()
         except OSError as error:
             child, reply = -1, {"refused": error.strerror}
@@ -182,6 +183,10 @@ class Server:
         self._notebook.notice = settle() or self._notebook.notice
         self._wire = Wire(socket.socket(fileno=fds[0]))
         self._greet()
+
+
+def _nothing() -> None:
+    pass
 
 
 def die_with_parent() -> None:

@@ -104,10 +104,11 @@ class Copy:
     def rename(self, folder: Path) -> None:
         """In the new kernel: give the copy its place. Raises `OSError`."""
         try:
-            if self._folder.is_dir():
-                self._folder.rename(folder)
-            else:
+            # Not what lies there now: it may be the copy of a later fork.
+            if self._awaited is None:
                 folder.mkdir(exist_ok=True)
+            else:
+                self._folder.rename(folder)
         finally:
             for end in self._awaited or ():
                 os.close(end)
