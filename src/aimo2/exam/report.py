@@ -106,7 +106,10 @@ def _facts(
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _notes(history: History) -> str:
@@ -154,7 +157,7 @@ def _row(answer: ExamAnswer, verdict: bool | None, scale: svg.Scale) -> str:
     return (
         f'<tr><td class="n">{answer.number}</td>'
         f'<td class="id">{escaped(one_line(answer.id, 60))}</td>'
-        f"<td>{frame.chip(said, _MARKS[verdict])}</td>"
+        f'<td class="id">{frame.chip(said, _MARKS[verdict])}</td>'
         f'<td class="wide">{bar}</td><td class="n">{answer.seconds:.0f}</td>'
         f'<td class="n">{answer.num_votes}</td><td>{escaped(one_line(reason, 80))}</td></tr>'
     )
