@@ -19,7 +19,7 @@ def test_a_real_engine_gives_candidates_and_answers_probes(tmp_path: Path) -> No
     traces = tmp_path / "t.jsonl"
     flags = (
         f"--model {model} --traces {traces} -n 2 --concurrency 2 --openings plain,late"
-        " --no-salvage --max-tokens 150 --stop never"
+        " --no-salvage --max-tokens 80 --stop never"
         " --seed 1 --cut-unsure --probe low --set cut.window=32"
     )
     done = subprocess.run(
