@@ -292,6 +292,8 @@ class _Keeper:
 
     def health(self) -> str | None:
         """What is wrong with the server; `None` while nothing is."""
+        if self.setup.rules.sleep is not None:
+            return None
         return "starting" if self.opened is None else self.opened.failure()
 
     async def close(self) -> None:

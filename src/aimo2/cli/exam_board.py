@@ -154,7 +154,9 @@ class LiveBoard:
         status = self._status()
         parts: list[RenderableType] = [self._clock_line(status), self._problem_line(status)]
         if status.current is not None:
-            parts += [self._question_line(status), self._table()]
+            parts.append(self._question_line(status))
+            if self._rollouts:
+                parts.append(self._table())
         return Group(*parts)
 
     @staticmethod
