@@ -102,7 +102,9 @@ def test_a_file_gives_answers_objects_and_traces_that_agree(tiny: str, tmp_path:
         assert len(own) == row["num_rollouts"] == 2
         assert sum(trace.num_tokens for trace in own) == row["num_sampled_tokens"] > 0
         assert all("limits" in trace.sandbox_layers for trace in own)
-        assert all(turn.mean_logprob is not None for trace in own for turn in trace.turns)
+        for trace in own:  # a forced answer is asked for without log-probabilities
+            sampled = trace.turns[:-1] if trace.stop_reason == "salvaged" else trace.turns
+            assert all(turn.mean_logprob is not None for turn in sampled)
 
 
 def test_the_same_seed_gives_the_same_text(tiny: str, tmp_path: Path) -> None:
@@ -146,7 +148,8 @@ def test_ctrl_c_keeps_finished_answers_and_leaves_no_process(tiny: str, tmp_path
 
 
 def test_two_solves_at_once_do_not_disturb_each_other(tiny: str) -> None:
-    arguments = ("solve", "Say something.", "--model", tiny, *SHORT, "--json")
+    # A thread each: engines that share cores wait for each other's threads at every layer.
+    arguments = ("solve", "Say something.", "--model", tiny, *SHORT, "--json", "--threads", "1")
     with started(*arguments) as one, started(*arguments) as two:
         shown = [json.loads(process.communicate(timeout=300)[0]) for process in (one, two)]
     for result in shown:
