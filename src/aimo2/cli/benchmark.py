@@ -40,6 +40,7 @@ from aimo2.benchmark.startup import measure_startup
 from aimo2.cli import errors
 from aimo2.cli.models import ensure_model
 from aimo2.cli.options import server_config
+from aimo2.cli.running import run_async
 from aimo2.config import ServerConfig
 from aimo2.errors import Aimo2Error, ConfigError, DiskFullError
 from aimo2.problems import read_problems
@@ -304,16 +305,9 @@ def _interruptible(work: Callable[[], Any]) -> Any:
         return await work()
 
     try:
-        import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
-    except ImportError:
-        factory = None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        try:
-            return runner.run(main())
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+        return run_async(main)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _compare_layouts(

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +19,7 @@ from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.data import ColumnsOption, DataDirOption, DatasetArgument
 from aimo2.cli.models import ensure_model
 from aimo2.cli.progress import EvalProgress, PlainProgress, RichProgress, print_figures
+from aimo2.cli.running import run_async
 from aimo2.config import EngineConfig, ServerConfig
 from aimo2.errors import ConfigError, InputError
 from aimo2.evals.datasets import Dataset, load, parse_columns
@@ -193,7 +193,7 @@ def evaluate(
     )
     check_folder(folder, run.model_copy(update={"model": path.name}) if path_known(job) else run)
     session = _Session(job, folder, _progress(console), tracker)
-    exit_code = _run(session, ray, ray_workers)
+    exit_code = run_async(lambda: session.run(ray, ray_workers))
     if session.figures is not None:
         if as_json:
             print(json.dumps(session.figures.as_json()))
@@ -316,13 +316,3 @@ class _Session:
             self.stop()
         elif self.main is not None:
             self.main.cancel()
-
-
-def _run(session: _Session, ray: str | None, ray_workers: int | None) -> int:
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if sys.platform != "win32":
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(session.run(ray, ray_workers))

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.display import Display
 from aimo2.cli.models import ensure_model
 from aimo2.cli.page import SolvePage
+from aimo2.cli.running import run_async
 from aimo2.cli.show import ShowName, display_for
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import NEVER, Deadline
@@ -203,7 +204,7 @@ def solve(
             engine_config = engine_config.model_copy(update={"model_path": path})
         display = display_for(show, console, len(problems))
         session = _Session(problems, config, engine_config, output, display, fetching, traces)
-        exit_code = _run(session)
+        exit_code = run_async(session.run)
     raise typer.Exit(exit_code)
 
 
@@ -308,15 +309,3 @@ class _Session:
             return errors.EXIT_INTERRUPTED
         unanswered = any(outcome.answer is None for outcome in outcomes)
         return errors.EXIT_UNANSWERED if unanswered else errors.EXIT_OK
-
-
-def _run(session: _Session) -> int:
-    """Run the session on uvloop where there is one (see docs/measurements.md)."""
-    try:
-        import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
-    except ImportError:
-        factory = None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(session.run())
