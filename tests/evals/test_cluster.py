@@ -1,6 +1,7 @@
 """A real Ray cluster of two workers on this machine; needs the extra `ray`."""
 
 import asyncio
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -23,7 +24,9 @@ PROBLEMS, SAMPLES = 8, 3
 
 @pytest.fixture
 def ray() -> None:
-    pytest.importorskip("ray")
+    # Not imported here: Ray reads its environment as it is imported, and the driver sets it first.
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
 
 
 def job(folder: Path, url: str) -> Job:
