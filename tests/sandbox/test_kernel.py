@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 import pytest
@@ -565,6 +566,47 @@ def test_zygotes_that_die_are_replaced_and_their_kernels_say_so() -> None:
             assert all(result.output == "1\n" for result in results if not result.state_lost)
             again = [(await run(kernel, "2")).output for kernel in kernels]
             assert again == ["2\n"] * 4
+
+    asyncio.run(main())
+
+
+def test_a_zygote_that_cannot_be_replaced_costs_kernels_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with ForkSandbox(preload=()) as sandbox:
+            await sandbox.create()
+            monkeypatch.setattr("aimo2.sandbox.parent._BOOT", "raise SystemExit('no memory')")
+            os.kill(sandbox._zygotes[0].pid, signal.SIGKILL)
+            await until(lambda: sandbox._zygotes[0].lost)
+            with pytest.raises(SandboxError, match="no new kernel: the sandbox did not start"):
+                await sandbox.create()
+            monkeypatch.undo()
+            assert (await run(await sandbox.create(), "2")).output == "2\n"
+
+    asyncio.run(main())
+
+
+def test_a_kernel_that_nobody_waited_for_leaves_no_scratch_folder() -> None:
+    async def main() -> None:
+        async with ForkSandbox(preload=()) as sandbox:
+            if "mount namespace" not in (await sandbox.report()).active:
+                pytest.skip("no scratch folder on this machine")
+            zygote = sandbox._zygotes[0]
+
+            def mounted() -> list[str]:
+                mounts = Path(f"/proc/{zygote._kernels_parent()}/mountinfo").read_text()
+                return [line for line in mounts.splitlines() if "nr_inodes=4096" in line]
+
+            for _ in range(5):
+                creating = asyncio.create_task(sandbox.create())
+                await until(lambda: bool(zygote._spawning))
+                creating.cancel()
+                await asyncio.wait([creating])
+            kernel = await sandbox.create()  # behind the others in the zygote's line
+            assert len(mounted()) == 1
+            await kernel.close()
+            await until(lambda: not mounted())
 
     asyncio.run(main())
 

@@ -80,6 +80,8 @@ class ForkSandbox:
         self._kernels: set[ForkKernel] = set()
         self._patrol: asyncio.Task[None] | None = None
         self._made = 0
+        self._proven = False
+        """Whether a zygote has started here."""
         self._open = False
 
     async def __aenter__(self) -> "ForkSandbox":
@@ -152,14 +154,25 @@ class ForkSandbox:
         return self._zygotes[index]
 
     async def new_link(self) -> tuple[Link, ZygoteProcess]:
-        """A process for a kernel. One zygote may die under us; two in a row are an error."""
+        """A process for a kernel. One zygote may die under us; two in a row are an error.
+
+        A failed start is `SetupError` as long as none has succeeded; later it is the machine's
+        trouble of the moment, which costs a rollout and not the run.
+        """
+        proven = self._proven
         try:
             return await self._new_link(self._zygote())
-        except ZygoteLost:
+        except (ZygoteLost, SetupError) as error:
+            if isinstance(error, SetupError) and not proven:
+                raise
+        try:
             return await self._new_link(self._zygote())
+        except SetupError as error:
+            raise SandboxError(f"no new kernel: {error}") from error
 
     async def _new_link(self, zygote: ZygoteProcess) -> tuple[Link, ZygoteProcess]:
         await self._report_of(zygote)
+        self._proven = True
         link = self.open_link()
         try:
             async with asyncio.timeout(_START_SECONDS):

@@ -118,8 +118,12 @@ class ZygoteProcess:
             frame = {"op": "spawn", "id": asked, "seed": seed, "family": asked, "fds": len(ends)}
             await pass_fds(self._sock, encode(frame), ends)
             reply = await self._spawning[asked]
-        except OSError as error:
-            raise ZygoteLost("the sandbox's parent process died") from error
+        except BaseException as error:
+            # Its scratch folder may be mounted by now, and no kernel's end will free it.
+            self._tell({"op": "drop", "family": asked})
+            if isinstance(error, OSError):
+                raise ZygoteLost("the sandbox's parent process died") from error
+            raise
         finally:
             del self._spawning[asked]
         if "refused" in reply:

@@ -5,6 +5,7 @@ Knows no mounts: `namespaces.py` makes the family's. What lies in the folders is
 
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -138,16 +139,17 @@ def _has_entries(folder: Path) -> bool:
         return False
 
 
-def sweep(family: Path, pid: int) -> None:
+def sweep(family: str, pid: int) -> None:
     """Remove the folders of a process that is gone; what cannot be removed stays.
 
     A family's folder has a bounded number of files, and links in it are not followed.
     """
     for name in (str(pid), f"{pid}{_COPY}"):
-        _remove(family / name)
+        _remove(f"{family}/{name}")
 
 
-def _remove(folder: Path) -> None:
-    if not folder.is_symlink() and folder.is_dir():
-        with suppress(RecursionError):
+def _remove(folder: str | Path) -> None:
+    # One system call where there is nothing: it is asked for each family at each process's end.
+    with suppress(OSError, RecursionError):
+        if stat.S_ISDIR(os.lstat(folder).st_mode):
             shutil.rmtree(folder, ignore_errors=True)

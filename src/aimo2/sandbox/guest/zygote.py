@@ -248,7 +248,7 @@ class Zygote:
                 return
             self._guard.forget(pid)
             for family in self._families:
-                sweep(Path(namespaces.SCRATCH) / family, pid)
+                sweep(f"{namespaces.SCRATCH}/{family}", pid)
             self.host.send({"op": "exit", "pid": pid, "status": status})
 
     def _spawn(self, frame: dict[str, Any], fds: list[int]) -> None:
