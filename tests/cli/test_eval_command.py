@@ -44,7 +44,7 @@ class Run:
 
         self._monkeypatch.setattr(engine, "open_engine", open_engine)
         self._monkeypatch.setattr(
-            "aimo2.cli.evaluate.ensure_model", lambda name, console: Path("/models") / name
+            "aimo2.cli.models.ensure_model", lambda name, console: Path("/models") / name
         )
         self._monkeypatch.setattr(sys, "argv", ["aimo2", *args])
         with pytest.raises(SystemExit) as ended:

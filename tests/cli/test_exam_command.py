@@ -53,7 +53,7 @@ class Run:
 
         self._monkeypatch.setattr(engine, "open_engine", open_engine)
         self._monkeypatch.setattr(
-            "aimo2.cli.exam.ensure_model", lambda name, console: Path("/models") / name
+            "aimo2.cli.models.ensure_model", lambda name, console: Path("/models") / name
         )
         self._monkeypatch.setattr(sys, "argv", ["aimo2", "exam", *map(str, args)])
         with pytest.raises(SystemExit) as ended:

@@ -56,7 +56,7 @@ class Run:
                 yield engine.Engine(Tools(chosen, sandbox, judge), lambda: None)
 
         self._monkeypatch.setattr(engine, "open_engine", open_engine)
-        self._monkeypatch.setattr("aimo2.cli.solve.ensure_model", self._ensure_model)
+        self._monkeypatch.setattr("aimo2.cli.models.ensure_model", self._ensure_model)
         self._monkeypatch.setattr(sys, "argv", ["aimo2", *args])
         self._monkeypatch.setattr(psutil.Process, "create_time", lambda process: self.began)
         with pytest.raises(SystemExit) as ended:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from aimo2 import engine, presets, prompts
+from aimo2.cli.flags import SolveFlags
 from aimo2.config import EngineConfig, OpeningConfig, SolveConfig
 from aimo2.errors import ConfigError
 from aimo2.presets import Layer
@@ -81,6 +82,25 @@ def flag_layer(given: Mapping[str, Any], custom: Sequence[OpeningConfig] = ()) -
         presets.put(values, FLAGS[name].split("."), plain)
         names[FLAGS[name]] = "--" + name.replace("_", "-")
     return Layer("", values, names)
+
+
+def chosen(
+    engine_config: EngineConfig, flags: SolveFlags, more: Mapping[str, Any] | None = None
+) -> SolveConfig:
+    """What a command's flags come to: see `choose`. `more`: flags, or their field, beside them."""
+    given = {name: getattr(flags, name) for name in FLAGS if hasattr(flags, name)}
+    given |= {"code": flags.code, **(more or {})}
+    config = choose(
+        engine_config,
+        preset=flags.preset,
+        config_file=flags.config_file,
+        assignments=flags.assignments or (),
+        openings_file=flags.openings_file,
+        flags=given,
+    )
+    if engine_config.verifier is not None and not config.verify.comparisons:
+        raise ConfigError("--verifier compares nothing without --genselect; add --genselect 8")
+    return config
 
 
 def choose(

@@ -1,7 +1,6 @@
 """`aimo2 eval`: a data set in, graded samples and figures out. Flags, one call, the exit code."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -12,21 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.data import ColumnsOption, DataDirOption, DatasetArgument
-from aimo2.cli.models import ensure_model
+from aimo2.cli.grouped import grouped
+from aimo2.cli.models import with_model
 from aimo2.cli.progress import EvalProgress, PlainProgress, RichProgress, print_figures
 from aimo2.cli.running import run_async
-from aimo2.config import EngineConfig, ServerConfig
+from aimo2.config import ServerConfig
 from aimo2.errors import ConfigError, InputError
 from aimo2.evals.datasets import Dataset, load, parse_columns
 from aimo2.evals.local import Job, run_locally
 from aimo2.evals.store import RunConfig, RunStore, check_folder
 from aimo2.evals.tracking import Tracker, open_tracker
-from aimo2.serving.catalogue import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from aimo2.evals.figures import Figures
@@ -50,6 +48,7 @@ class TrackName(StrEnum):
     TRACKIO = "trackio"
 
 
+@grouped
 def evaluate(
     dataset: DatasetArgument,
     out: Annotated[
@@ -80,60 +79,21 @@ def evaluate(
     ray_workers: Annotated[
         int | None, typer.Option(help="With --ray: workers; otherwise one a node.")
     ] = None,
-    model: options.ModelOption = None,
-    base_url: options.BaseUrlOption = None,
-    api_key_env: options.ApiKeyEnvOption = None,
-    chat_template: options.ChatTemplateOption = None,
-    reasoner: options.ReasonerOption = None,
-    reasoner_model: options.ReasonerModelOption = None,
-    reasoner_key_env: options.ReasonerKeyOption = None,
-    verifier: options.VerifierOption = None,
-    verifier_model: options.VerifierModelOption = None,
-    verifier_key_env: options.VerifierKeyOption = None,
-    preset: flags.Preset = None,
-    config_file: flags.ConfigFile = None,
     concurrency: Annotated[
         int | None, typer.Option(help="Attempts at once, over all problems.")
     ] = None,
-    openings: flags.Openings = None,
-    openings_file: flags.OpeningsFile = None,
-    code: flags.Code = None,
-    family: flags.Family = None,
-    thinking: flags.Thinking = None,
-    repairs: flags.Repairs = None,
     answer_type: flags.AnswerType = None,
-    modulus: flags.Modulus = None,
-    temperature: flags.Temperature = None,
-    top_p: flags.TopP = None,
-    min_p: flags.MinP = None,
-    logprobs: flags.Logprobs = None,
-    seed: flags.Seed = None,
-    assignments: flags.Assignments = None,
-    stop: flags.Stop = None,
-    min_votes: flags.MinVotes = None,
-    max_votes: flags.MaxVotes = None,
-    weigh: flags.Weigh = None,
-    genselect: flags.Genselect = None,
-    branch: flags.Branch = None,
-    max_tokens: flags.MaxTokens = None,
-    token_budget: flags.TokenBudget = None,
-    max_code_runs: flags.MaxCodeRuns = None,
-    cell_timeout: flags.CellTimeout = None,
     timeout: flags.Timeout = None,
-    rollout_timeout: flags.RolloutTimeout = None,
-    min_thinking_tokens: flags.MinThinking = None,
-    max_thinking_tokens: flags.MaxThinking = None,
-    salvage: flags.Salvage = None,
-    threads: options.ThreadsOption = None,
-    context: options.ContextOption = 4096,
-    sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
+    *,
+    engine_flags: options.EngineFlags,
+    second_flags: options.SecondFlags,
+    solve_flags: flags.SolveFlags,
 ) -> None:
     """Evaluate a model on a data set: samples, grades, figures with 95 % intervals.
 
     Figures go to standard output. Repeating a command with the same --out goes on where it
     stopped. Exit code: 0 done, 2 bad input or set-up, 130 interrupted.
     """
-    given = {name: value for name, value in locals().items() if name in choice.FLAGS}
     if samples is not None and samples < 1:
         raise ConfigError(f"--samples {samples}: must be 1 or more")
     if concurrency is not None and concurrency < 1:
@@ -143,30 +103,14 @@ def evaluate(
     loaded = _graded(
         load(dataset, data_dir=data_dir, columns=parse_columns(columns or ())), dataset
     )
-    with _spoken():
-        engine_config = EngineConfig(
-            server=options.server_config(base_url, model, api_key_env, chat_template),
-            reasoner=options.second_server(
-                "--reasoner", reasoner, reasoner_model, reasoner_key_env
-            ),
-            verifier=options.second_server(
-                "--verifier", verifier, verifier_model, verifier_key_env
-            ),
-            concurrency=concurrency,
-            threads=threads,
-            context=context,
-            sandbox=sandbox.value,
-        )
+    engine_config = engine_flags.config(seconds=second_flags, concurrency=concurrency)
     # The data set knows its answers better than a preset does.
-    asked = {**given, "answer_type": answer_type or loaded.answer_type, "rollouts": samples}
-    config = choice.choose(
-        engine_config,
-        preset=preset,
-        config_file=config_file,
-        assignments=assignments or (),
-        openings_file=openings_file,
-        flags={**asked, "concurrency": None, "code": code},
-    )
+    more = {
+        "answer_type": answer_type or loaded.answer_type,
+        "rollouts": samples,
+        "timeout": timeout,
+    }
+    config = choice.chosen(engine_config, solve_flags, more)
     usual = SERVED_CONCURRENCY if engine_config.server is not None else config.concurrency
     together = concurrency or usual
     config = config.model_copy(update={"concurrency": min(config.concurrency, together)})
@@ -185,13 +129,16 @@ def evaluate(
     check_folder(folder, run)
     console = errors.stderr_console()
     tracker = open_tracker(track.value, run, folder) if track else None
-    if engine_config.server is None:
-        path = ensure_model(model or DEFAULT_MODEL.name, console)
-        engine_config = engine_config.model_copy(update={"model_path": path})
+    engine_config = with_model(engine_config, engine_flags.model, console)
     job = Job(
-        loaded.subset(limit, config.seed if draw else None), run, engine_config, together, preset
+        loaded.subset(limit, config.seed if draw else None),
+        run,
+        engine_config,
+        together,
+        solve_flags.preset,
     )
-    check_folder(folder, run.model_copy(update={"model": path.name}) if path_known(job) else run)
+    if engine_config.model_path is not None:
+        check_folder(folder, run.model_copy(update={"model": engine_config.model_path.name}))
     session = _Session(job, folder, _progress(console), tracker)
     exit_code = run_async(lambda: session.run(ray, ray_workers))
     if session.figures is not None:
@@ -201,19 +148,6 @@ def evaluate(
             print_figures(session.figures)
     console.print(f"traces and grades are in {folder}", highlight=False, soft_wrap=True)
     raise typer.Exit(exit_code)
-
-
-def path_known(job: Job) -> bool:
-    """Whether the model's file name is known before the engine starts."""
-    return job.engine.server is None and job.engine.model_path is not None
-
-
-@contextlib.contextmanager
-def _spoken() -> Any:
-    try:
-        yield
-    except ValidationError as error:
-        raise ConfigError(errors.spoken_validation(error)) from error
 
 
 def _name(server: ServerConfig | None) -> str | None:

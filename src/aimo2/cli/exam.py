@@ -16,11 +16,13 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from aimo2 import engine
+from aimo2.attempt import Observer
 from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.durations import clock_text, parse_duration
 from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
 from aimo2.cli.exam_practice import learn_command, simulate_command
-from aimo2.cli.models import ensure_model
+from aimo2.cli.grouped import grouped
+from aimo2.cli.models import with_model
 from aimo2.cli.running import run_async, say
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
@@ -31,8 +33,6 @@ from aimo2.exam.report import write_report
 from aimo2.exam.submission import score, submission, write_submission
 from aimo2.policy.budget import Lessons
 from aimo2.problems import read_problems
-from aimo2.rollout import Observer
-from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.solver import Solver
 from aimo2.types import Problem
 
@@ -69,6 +69,7 @@ class PolicyName(StrEnum):
 
 
 @app.command()
+@grouped
 def run(
     file: Annotated[str, typer.Argument(help="Problems: .csv, .jsonl, or - for standard input.")],
     out: Annotated[
@@ -97,32 +98,12 @@ def run(
     high: Annotated[
         str | None, typer.Option(help="Of clamp: what a question gets at the most.")
     ] = None,
-    model: options.ModelOption = None,
-    base_url: options.BaseUrlOption = None,
-    api_key_env: options.ApiKeyEnvOption = None,
-    chat_template: options.ChatTemplateOption = None,
-    preset: flags.Preset = None,
-    config_file: flags.ConfigFile = None,
-    assignments: flags.Assignments = None,
     rollouts: flags.Rollouts = None,
     concurrency: flags.Concurrency = None,
-    openings: flags.Openings = None,
-    code: flags.Code = None,
-    family: flags.Family = None,
-    thinking: flags.Thinking = None,
-    max_tokens: flags.MaxTokens = None,
-    max_code_runs: flags.MaxCodeRuns = None,
-    cell_timeout: flags.CellTimeout = None,
-    stop: flags.Stop = None,
-    modulus: flags.Modulus = None,
-    temperature: flags.Temperature = None,
-    top_p: flags.TopP = None,
-    min_p: flags.MinP = None,
-    logprobs: flags.Logprobs = None,
-    seed: flags.Seed = None,
-    threads: options.ThreadsOption = None,
-    context: options.ContextOption = 4096,
-    sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
+    *,
+    engine_flags: options.EngineFlags,
+    second_flags: options.SecondFlags,
+    solve_flags: flags.SolveFlags,
 ) -> None:
     """Ask the problems of a file one by one under one clock, and answer each.
 
@@ -130,7 +111,6 @@ def run(
     folder. Only answers go to standard output. Exit code: 0 all answered, 1 some only guessed,
     2 bad input or set-up, 130 interrupted; `aimo2 exam resume` goes on after that.
     """
-    given = {name: value for name, value in locals().items() if name in choice.FLAGS}
     problems = read_problems(file)
     rules = load_competition(
         competition,
@@ -138,7 +118,7 @@ def run(
         limit=_seconds(limit, "--limit"),
         reserve=_seconds(reserve, "--reserve"),
         per_question=_seconds(per_question, "--per-question"),
-        modulus=modulus,
+        modulus=solve_flags.modulus,
         budget={
             "policy": policy.value if policy else None,
             "base": _seconds(base, "--base"),
@@ -146,24 +126,16 @@ def run(
             "high": _seconds(high, "--high"),
         },
     )
-    try:
-        engine_config = EngineConfig(
-            server=options.server_config(base_url, model, api_key_env, chat_template),
-            threads=threads,
-            context=context,
-            sandbox=sandbox.value,
-        )
-    except ValidationError as error:
-        raise ConfigError(errors.spoken_validation(error)) from error
-    solve_config = choice.choose(
-        engine_config,
-        preset=preset,
-        config_file=config_file,
-        assignments=assignments or (),
-        flags={**given, "code": code, "answer_type": rules.answer_type, "modulus": rules.modulus},
-    )
+    engine_config = engine_flags.config(seconds=second_flags)
+    more = {
+        "rollouts": rollouts,
+        "concurrency": concurrency,
+        "answer_type": rules.answer_type,
+        "modulus": rules.modulus,
+    }
+    solve_config = choice.chosen(engine_config, solve_flags, more)
     if order is OrderName.RANDOM:
-        random.Random(seed or 0).shuffle(problems)
+        random.Random(solve_config.seed).shuffle(problems)
     path = out or Path(time.strftime("exam-%Y%m%d-%H%M%S"))
     with ExamFolder(path, say) as folder:
         if folder.history.began is not None:
@@ -172,7 +144,7 @@ def run(
                 " or give another folder"
             )
         learned = read_lessons(lessons) if lessons is not None else None
-        setup = _Setup(rules, solve_config, engine_config, model, problems, learned)
+        setup = _Setup(rules, solve_config, engine_config, engine_flags.model, problems, learned)
         raise typer.Exit(_conduct(setup, folder))
 
 
@@ -253,18 +225,17 @@ class _Setup:
                 f"{folder} is no exam of `aimo2 exam run`, or of another version of aimo2:"
                 " its settings cannot be read back"
             ) from error
-        key = setup.engine.server.api_key_env if setup.engine.server else None
-        if key is not None and not os.environ.get(key):
-            raise ConfigError(f"the exam's API key is in {key}, which is not set; set it first")
+        for server in (setup.engine.server, setup.engine.reasoner, setup.engine.verifier):
+            key = server.api_key_env if server else None
+            if key is not None and not os.environ.get(key):
+                raise ConfigError(f"the exam's API key is in {key}, which is not set; set it first")
         return setup
 
 
 def _conduct(setup: _Setup, folder: ExamFolder) -> int:
     console = errors.stderr_console()
-    if setup.engine.server is None and setup.rules.sleep is None:
-        path = ensure_model(setup.model or DEFAULT_MODEL.name, console)
-        found = setup.engine.model_copy(update={"model_path": path})
-        setup = replace(setup, engine=found)
+    if setup.rules.sleep is None:
+        setup = replace(setup, engine=with_model(setup.engine, setup.model, console))
     board: Board = LiveBoard(console) if console.is_terminal else PlainBoard(console)
     sitting = _Sitting(setup, folder, board)
     return run_async(sitting.run)

@@ -1,12 +1,13 @@
 """Flags that choose how a question is solved, each empty where it was not given (see `choice`)."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
-from aimo2.cli.options import AnswerTypeName
+from aimo2.config import AnswerType as AnswerTypeValue
 from aimo2.config import BranchConfig, BranchPolicy, ProbeLevel, WeighRule
 from aimo2.prompts.families import Thinking as ThinkingWish
 from aimo2.types import StopRule
@@ -23,6 +24,7 @@ def _names(title: str, values: object) -> type[StrEnum]:
     return StrEnum(title, {str(value).upper(): str(value) for value in get_args(values)})  # type: ignore[return-value]
 
 
+AnswerTypeName: Any = _names("AnswerTypeName", AnswerTypeValue)
 ThinkingName: Any = _names("ThinkingName", ThinkingWish)
 ProbeName: Any = _names("ProbeName", ProbeLevel)
 StopName: Any = _names("StopName", StopRule)
@@ -254,3 +256,53 @@ SalvageSeconds = Annotated[
         help="How long before the deadline. [default: learned from the speed]",
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class SolveFlags:
+    """The flags of every command that solves questions; `None` is one that was not given."""
+
+    preset: Preset = None
+    config_file: ConfigFile = None
+    openings: Openings = None
+    openings_file: OpeningsFile = None
+    code: Code = None
+    family: Family = None
+    thinking: Thinking = None
+    repairs: Repairs = None
+    modulus: Modulus = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    min_p: MinP = None
+    logprobs: Logprobs = None
+    seed: Seed = None
+    assignments: Assignments = None
+    stop: Stop = None
+    min_votes: MinVotes = None
+    max_votes: MaxVotes = None
+    equal_votes: EqualVotes = None
+    certainty: Certainty = None
+    weigh: Weigh = None
+    keep: Keep = None
+    trivial: Trivial = None
+    genselect: Genselect = None
+    confirmed: Confirmed = None
+    probe: Probe = None
+    cut_unsure: CutUnsure = None
+    cut_long: CutLong = None
+    branch: Branch = None
+    roots: Roots = None
+    children: Children = None
+    width: Width = None
+    scorer: Scorer = None
+    reward_url: RewardUrl = None
+    reward_model: RewardModel = None
+    max_tokens: MaxTokens = None
+    token_budget: TokenBudget = None
+    max_code_runs: MaxCodeRuns = None
+    cell_timeout: CellTimeout = None
+    rollout_timeout: RolloutTimeout = None
+    min_thinking_tokens: MinThinking = None
+    max_thinking_tokens: MaxThinking = None
+    salvage: Salvage = None
+    salvage_seconds: SalvageSeconds = None

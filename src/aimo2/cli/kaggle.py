@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
 from aimo2 import engine
 from aimo2.cli import choice, errors, flags, options
@@ -21,13 +20,15 @@ from aimo2.cli.bundle import bundle, dry_run
 from aimo2.cli.durations import clock_text, parse_duration
 from aimo2.cli.exam import PolicyName
 from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
-from aimo2.cli.models import ensure_model
+from aimo2.cli.grouped import grouped
+from aimo2.cli.models import with_model
 from aimo2.cli.running import run_async
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.errors import ConfigError, GatewayError
 from aimo2.exam import Exam, ExamConfig, ExamFolder, load_competition
+from aimo2.exam.lessons import read_lessons
+from aimo2.policy.budget import Lessons
 from aimo2.problems import read_problems
-from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.types import Problem
 
 if TYPE_CHECKING:  # gRPC, Arrow and polars take their time to import: only these commands need them
@@ -78,6 +79,7 @@ PortOption = Annotated[int, typer.Option("--port", help="Of the inference server
 
 
 @app.command()
+@grouped
 def serve(
     competition: Annotated[
         str, typer.Option(help="Its rules: aimo2, aimo3, timing, custom, or a .toml file.")
@@ -95,6 +97,10 @@ def serve(
         int | None, typer.Option("--problems", help="How many there will be.")
     ] = None,
     policy: Annotated[PolicyName | None, typer.Option(help="How the time is shared out.")] = None,
+    lessons: Annotated[
+        Path | None,
+        typer.Option(help="Of value: a file of `aimo2 exam learn`; else what comes with aimo2."),
+    ] = None,
     sleep: Annotated[
         str | None, typer.Option(help="Sleep so long and answer 0, instead of solving.")
     ] = None,
@@ -117,32 +123,17 @@ def serve(
         typer.Option(help="Address to listen on; all where the real gateway calls, else local."),
     ] = None,
     port: PortOption = 50051,
-    model: options.ModelOption = None,
-    base_url: options.BaseUrlOption = None,
-    api_key_env: options.ApiKeyEnvOption = None,
-    chat_template: options.ChatTemplateOption = None,
-    preset: flags.Preset = None,
-    config_file: flags.ConfigFile = None,
-    assignments: flags.Assignments = None,
     rollouts: flags.Rollouts = None,
     concurrency: flags.Concurrency = None,
-    openings: flags.Openings = None,
-    code: flags.Code = None,
-    max_tokens: flags.MaxTokens = None,
-    max_code_runs: flags.MaxCodeRuns = None,
-    cell_timeout: flags.CellTimeout = None,
-    temperature: flags.Temperature = None,
-    stop: flags.Stop = None,
-    seed: flags.Seed = None,
-    threads: options.ThreadsOption = None,
-    context: options.ContextOption = 4096,
-    sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
+    *,
+    engine_flags: options.EngineFlags,
+    second_flags: options.SecondFlags,
+    solve_flags: flags.SolveFlags,
 ) -> None:
     """Answer a competition's gateway, until Ctrl-C. Prints its address once it listens.
 
     Whatever happens, every problem gets an answer within its limit: the best guess at the worst.
     """
-    given = {name: value for name, value in locals().items() if name in choice.FLAGS}
     rules = load_competition(
         competition,
         limit=_seconds(limit, "--limit"),
@@ -150,30 +141,23 @@ def serve(
         per_question=_seconds(per_question, "--per-question"),
         num_problems=num_problems,
         sleep=_seconds(sleep, "--sleep"),
+        modulus=solve_flags.modulus,
         budget={"policy": policy.value if policy else None},
     )
     if elapsed is not None and elapsed < 0:
         raise ConfigError(f"--elapsed {elapsed:g}: give 0 or more seconds")
-    try:
-        engine_config = EngineConfig(
-            server=options.server_config(base_url, model, api_key_env, chat_template),
-            threads=threads,
-            context=context,
-            sandbox=sandbox.value,
-        )
-    except ValidationError as error:
-        raise ConfigError(errors.spoken_validation(error)) from error
-    config = choice.choose(
-        engine_config,
-        preset=preset,
-        config_file=config_file,
-        assignments=assignments or (),
-        flags={**given, "code": code, "answer_type": rules.answer_type, "modulus": rules.modulus},
-    )
-    if engine_config.server is None and rules.sleep is None:
-        path = ensure_model(model or DEFAULT_MODEL.name, errors.stderr_console())
-        engine_config = engine_config.model_copy(update={"model_path": path})
-    service = _Service(rules, engine_config, config, out, elapsed, load, host, port)
+    engine_config = engine_flags.config(seconds=second_flags)
+    more = {
+        "rollouts": rollouts,
+        "concurrency": concurrency,
+        "answer_type": rules.answer_type,
+        "modulus": rules.modulus,
+    }
+    config = choice.chosen(engine_config, solve_flags, more)
+    learned = read_lessons(lessons) if lessons is not None else None
+    if rules.sleep is None:
+        engine_config = with_model(engine_config, engine_flags.model, errors.stderr_console())
+    service = _Service(rules, engine_config, config, out, elapsed, load, host, port, learned)
     raise typer.Exit(run_async(service.run))
 
 
@@ -189,6 +173,8 @@ class _Service:
     load: LoadName
     host: str | None
     port: int
+    lessons: Lessons | None = None
+    """For the policy `value`; `None` takes the package's."""
     interrupted: bool = False
 
     async def run(self) -> int:
@@ -230,6 +216,7 @@ class _Service:
             lambda problem, observer: EngineQuestion(problem, observer, self.config, holder),
             folder,
             watcher=board,
+            lessons=self.lessons,
             setup={
                 "command": "kaggle serve",
                 "solve": self.config.model_dump(mode="json"),

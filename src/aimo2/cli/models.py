@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from aimo2.config import EngineConfig
 from aimo2.errors import InputError, IntegrityError, SetupError
 from aimo2.serving.catalogue import CATALOGUE, DEFAULT_MODEL, ModelFile, find_model
 from aimo2.serving.hub import is_repository, pull_repository
@@ -46,6 +47,17 @@ def ensure_model(name_or_path: str, console: Console) -> Path:
     if _looks_like_path(name_or_path):
         return _checked_gguf(Path(name_or_path).expanduser())
     return _pull(_store(), find_model(name_or_path), console)
+
+
+def with_model(config: EngineConfig, name: str | None, console: Console) -> EngineConfig:
+    """`config` with its model's file, the default's without a name, fetched where it is missing.
+
+    Somebody's server needs none. Raises what `ensure_model` raises.
+    """
+    if config.server is not None:
+        return config
+    path = ensure_model(name or DEFAULT_MODEL.name, console)
+    return config.model_copy(update={"model_path": path})
 
 
 @app.command("list")

@@ -1,28 +1,17 @@
-"""Flags that several commands share: types, help, names. Knows no defaults of a command."""
+"""Flags that say which model runs, and where: of every command that runs one."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
-from aimo2.config import ServerConfig
+from aimo2.cli.errors import spoken_validation
+from aimo2.config import EngineConfig, ServerConfig
 from aimo2.errors import ConfigError
-
-
-class AnswerTypeName(StrEnum):
-    """What an answer may be."""
-
-    INT = "int"
-    EXPR = "expr"
-
-
-class StopRuleName(StrEnum):
-    """When a question is decided."""
-
-    MAJORITY = "majority"
-    NEVER = "never"
 
 
 class SandboxLevelName(StrEnum):
@@ -55,45 +44,6 @@ ChatTemplateOption = Annotated[
         help="With --base-url: a Jinja file, or chatml, where the server has none.",
     ),
 ]
-ConcurrencyOption = Annotated[
-    int | None, typer.Option("--concurrency", help="Attempts that run at the same time.")
-]
-OpeningsOption = Annotated[
-    str, typer.Option("--openings", help="How attempts start, in turn: code, plain.")
-]
-CodeOption = Annotated[
-    bool, typer.Option("--code/--no-code", help="Whether the model may run code.")
-]
-MaxTokensOption = Annotated[
-    int, typer.Option("--max-tokens", help="Sampled tokens an attempt, at most.")
-]
-MaxCodeRunsOption = Annotated[
-    int, typer.Option("--max-code-runs", help="Code runs an attempt, at most.")
-]
-CellTimeoutOption = Annotated[
-    float, typer.Option("--cell-timeout", help="Seconds a code run may take.")
-]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option("--timeout", help="Seconds a problem may take; never passed by over 1 s."),
-]
-StopOption = Annotated[StopRuleName, typer.Option("--stop", help="When the vote is decided early.")]
-AnswerTypeOption = Annotated[
-    AnswerTypeName, typer.Option("--answer-type", help="Integers, or any expression.")
-]
-ModulusOption = Annotated[
-    int | None,
-    typer.Option("--modulus", help="Reduce integer answers modulo this (1000 for AIMO-2)."),
-]
-TemperatureOption = Annotated[float, typer.Option("--temperature", help="Sampling temperature.")]
-TopPOption = Annotated[float, typer.Option("--top-p", help="Nucleus sampling.")]
-MinPOption = Annotated[
-    float, typer.Option("--min-p", help="Least probability, relative to the best.")
-]
-LogprobsOption = Annotated[
-    bool, typer.Option("--logprobs/--no-logprobs", help="Record log-probabilities.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same requests.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="Threads of the local engine.")
 ]
@@ -153,6 +103,62 @@ VerifierKeyOption = Annotated[
         "--verifier-key-env", rich_help_panel=_SECOND, help="Name of the variable with its key."
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFlags:
+    """The flags of every command that runs a model: which one, and what it may take."""
+
+    model: ModelOption = None
+    base_url: BaseUrlOption = None
+    api_key_env: ApiKeyEnvOption = None
+    chat_template: ChatTemplateOption = None
+    threads: ThreadsOption = None
+    context: ContextOption = 4096
+    sandbox: SandboxOption = SandboxLevelName.AUTO
+
+    def config(
+        self, *, seconds: "SecondFlags | None" = None, concurrency: int | None = None
+    ) -> EngineConfig:
+        """What they say; the model's file is not looked for yet. Raises `ConfigError`."""
+        try:
+            return EngineConfig(
+                server=server_config(
+                    self.base_url, self.model, self.api_key_env, self.chat_template
+                ),
+                reasoner=seconds.reasoning() if seconds else None,
+                verifier=seconds.verifying() if seconds else None,
+                concurrency=concurrency,
+                threads=self.threads,
+                context=self.context,
+                sandbox=self.sandbox.value,
+            )
+        except ValidationError as error:
+            raise ConfigError(spoken_validation(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class SecondFlags:
+    """The flags of models beside the one that solves."""
+
+    reasoner: ReasonerOption = None
+    reasoner_model: ReasonerModelOption = None
+    reasoner_key_env: ReasonerKeyOption = None
+    verifier: VerifierOption = None
+    verifier_model: VerifierModelOption = None
+    verifier_key_env: VerifierKeyOption = None
+
+    def reasoning(self) -> ServerConfig | None:
+        """The model that reasons first. Raises `ConfigError`."""
+        return second_server(
+            "--reasoner", self.reasoner, self.reasoner_model, self.reasoner_key_env
+        )
+
+    def verifying(self) -> ServerConfig | None:
+        """The model that compares solutions. Raises `ConfigError`."""
+        return second_server(
+            "--verifier", self.verifier, self.verifier_model, self.verifier_key_env
+        )
 
 
 def second_server(

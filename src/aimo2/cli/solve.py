@@ -12,22 +12,21 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from pydantic import ValidationError
 
 from aimo2 import engine
 from aimo2.cli import choice, errors, flags, options
 from aimo2.cli.display import Display
-from aimo2.cli.models import ensure_model
+from aimo2.cli.grouped import grouped
+from aimo2.cli.models import with_model
 from aimo2.cli.page import SolvePage
 from aimo2.cli.running import run_async
 from aimo2.cli.show import ShowName, display_for
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import NEVER, Deadline
-from aimo2.errors import ConfigError, InputError, ServerError
+from aimo2.errors import InputError, ServerError
 from aimo2.journal import AnswerFile, TraceFile
 from aimo2.problems import read_problems
 from aimo2.runrecord import beside, run_record, write_run_record
-from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.solver import Solved, Solver, Tools
 from aimo2.types import Outcome, Problem
 
@@ -64,6 +63,7 @@ class Output:
         return f"{outcome.id}\t{answer}" if self.with_ids else answer
 
 
+@grouped
 def solve(
     text: Annotated[list[str] | None, typer.Argument(help="The problem, in words.")] = None,
     file: Annotated[
@@ -93,100 +93,30 @@ def solve(
             " tree of attempts (tree).",
         ),
     ] = None,
-    model: options.ModelOption = None,
-    base_url: options.BaseUrlOption = None,
-    api_key_env: options.ApiKeyEnvOption = None,
-    chat_template: options.ChatTemplateOption = None,
-    reasoner: options.ReasonerOption = None,
-    reasoner_model: options.ReasonerModelOption = None,
-    reasoner_key_env: options.ReasonerKeyOption = None,
-    verifier: options.VerifierOption = None,
-    verifier_model: options.VerifierModelOption = None,
-    verifier_key_env: options.VerifierKeyOption = None,
-    preset: flags.Preset = None,
-    config_file: flags.ConfigFile = None,
     rollouts: flags.Rollouts = None,
     concurrency: flags.Concurrency = None,
-    openings: flags.Openings = None,
-    openings_file: flags.OpeningsFile = None,
-    code: flags.Code = None,
-    family: flags.Family = None,
-    thinking: flags.Thinking = None,
-    repairs: flags.Repairs = None,
     answer_type: flags.AnswerType = None,
-    modulus: flags.Modulus = None,
-    temperature: flags.Temperature = None,
-    top_p: flags.TopP = None,
-    min_p: flags.MinP = None,
-    logprobs: flags.Logprobs = None,
-    seed: flags.Seed = None,
-    assignments: flags.Assignments = None,
-    stop: flags.Stop = None,
-    min_votes: flags.MinVotes = None,
-    max_votes: flags.MaxVotes = None,
-    equal_votes: flags.EqualVotes = None,
-    certainty: flags.Certainty = None,
-    weigh: flags.Weigh = None,
-    keep: flags.Keep = None,
-    trivial: flags.Trivial = None,
-    genselect: flags.Genselect = None,
-    confirmed: flags.Confirmed = None,
-    probe: flags.Probe = None,
-    cut_unsure: flags.CutUnsure = None,
-    cut_long: flags.CutLong = None,
-    branch: flags.Branch = None,
-    roots: flags.Roots = None,
-    children: flags.Children = None,
-    width: flags.Width = None,
-    scorer: flags.Scorer = None,
-    reward_url: flags.RewardUrl = None,
-    reward_model: flags.RewardModel = None,
-    max_tokens: flags.MaxTokens = None,
-    token_budget: flags.TokenBudget = None,
-    max_code_runs: flags.MaxCodeRuns = None,
-    cell_timeout: flags.CellTimeout = None,
     timeout: flags.Timeout = None,
-    rollout_timeout: flags.RolloutTimeout = None,
-    min_thinking_tokens: flags.MinThinking = None,
-    max_thinking_tokens: flags.MaxThinking = None,
-    salvage: flags.Salvage = None,
-    salvage_seconds: flags.SalvageSeconds = None,
-    threads: options.ThreadsOption = None,
-    context: options.ContextOption = 4096,
-    sandbox: options.SandboxOption = options.SandboxLevelName.AUTO,
+    *,
+    engine_flags: options.EngineFlags,
+    second_flags: options.SecondFlags,
+    solve_flags: flags.SolveFlags,
 ) -> None:
     """Solve one problem given in words, or every problem of a file.
 
     Only answers go to standard output. Exit code: 0 all answered, 1 some without an answer,
     2 bad input or set-up, 130 interrupted.
     """
-    given = {name: value for name, value in locals().items() if name in choice.FLAGS}
     problems = _problems(text, file)
-    try:
-        engine_config = EngineConfig(
-            server=options.server_config(base_url, model, api_key_env, chat_template),
-            reasoner=options.second_server(
-                "--reasoner", reasoner, reasoner_model, reasoner_key_env
-            ),
-            verifier=options.second_server(
-                "--verifier", verifier, verifier_model, verifier_key_env
-            ),
-            threads=threads,
-            context=context,
-            sandbox=sandbox.value,
-        )
-    except ValidationError as error:
-        raise ConfigError(errors.spoken_validation(error)) from error
-    config = choice.choose(
-        engine_config,
-        preset=preset,
-        config_file=config_file,
-        assignments=assignments or (),
-        openings_file=openings_file,
-        flags={**given, "code": code, "token_spans": logprobs},
-    )
-    if engine_config.verifier is not None and not config.verify.comparisons:
-        raise ConfigError("--verifier compares nothing without --genselect; add --genselect 8")
+    engine_config = engine_flags.config(seconds=second_flags)
+    more = {
+        "rollouts": rollouts,
+        "concurrency": concurrency,
+        "answer_type": answer_type,
+        "timeout": timeout,
+        "token_spans": solve_flags.logprobs,
+    }
+    config = choice.chosen(engine_config, solve_flags, more)
     console = errors.stderr_console()
     with contextlib.ExitStack() as files:
         output = Output(
@@ -196,12 +126,9 @@ def solve(
             with_ids=file is not None and len(problems) > 1,
             page=files.enter_context(SolvePage(html, problems)) if html else None,
         )
-        fetching = 0.0
-        if engine_config.server is None:
-            asked = time.monotonic()
-            path = ensure_model(model or DEFAULT_MODEL.name, console)
-            fetching = time.monotonic() - asked
-            engine_config = engine_config.model_copy(update={"model_path": path})
+        asked = time.monotonic()
+        engine_config = with_model(engine_config, engine_flags.model, console)
+        fetching = time.monotonic() - asked
         display = display_for(show, console, len(problems))
         session = _Session(problems, config, engine_config, output, display, fetching, traces)
         exit_code = run_async(session.run)
