@@ -132,6 +132,7 @@ def loads_of(name: str) -> Callable[[bytes], Any]:
 async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
     """The client under the whole rollout loop: parser, loop detector, observer, trace."""
     from aimo2.answers import canonical
+    from aimo2.attempt import Attempt, Question
     from aimo2.config import (
         CutConfig,
         RolloutConfig,
@@ -142,7 +143,7 @@ async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
     from aimo2.deadline import Deadline
     from aimo2.llm.client import OpenAIModel
     from aimo2.llm.template import CHATML
-    from aimo2.rollout import Question, Rollout
+    from aimo2.rollout import Rollout
     from aimo2.sandbox import CellResult
     from aimo2.sandbox.fake import FakeSandbox
     from aimo2.types import Problem
@@ -152,7 +153,7 @@ async def drain_rollout(job: Job, stopwatch: Stopwatch) -> int:
 
         def text(self, rollout: int, kind: object, text: str) -> None: ...
 
-        def progress(self, rollout: Rollout) -> None: ...
+        def progress(self, rollout: Attempt) -> None: ...
 
     async def canonicalise(raw: str) -> Any:
         return canonical(raw, "int", None)

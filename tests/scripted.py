@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aimo2.answers import Canonical, Judge
+from aimo2.attempt import Attempt, Question, TextKind
 from aimo2.config import (
     KernelConfig,
     RolloutConfig,
@@ -19,7 +20,7 @@ from aimo2.deadline import NEVER, Deadline
 from aimo2.llm import Conversation, Sampling
 from aimo2.llm.fake import ScriptedModel, Step
 from aimo2.prompts.families import UNKNOWN, Family
-from aimo2.rollout import Question, Rollout, TextKind
+from aimo2.rollout import Rollout
 from aimo2.sandbox import CellResult
 from aimo2.sandbox.fake import FakeSandbox
 from aimo2.scorer import Confidence, Scorer
@@ -55,7 +56,7 @@ class Recorder:
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         self.heard.append((rollout, kind, text))
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         self.states.append((rollout.index, rollout.state))
 
     def all_text(self, rollout: int) -> str:

@@ -8,21 +8,22 @@ from dataclasses import dataclass, field
 import pytest
 
 from aimo2.answers import Canonical, canonical
-from aimo2.config import SolveConfig
-from aimo2.deadline import NEVER, Deadline
-from aimo2.llm import Chunk
-from aimo2.llm.fake import Delay, ScriptedModel
-from aimo2.rollout import (
+from aimo2.attempt import (
     Alone,
+    Attempt,
     BoundaryKind,
     Break,
     Onward,
     Question,
-    Rollout,
     Stepper,
     Variation,
     Watcher,
 )
+from aimo2.config import SolveConfig
+from aimo2.deadline import NEVER, Deadline
+from aimo2.llm import Chunk
+from aimo2.llm.fake import Delay, ScriptedModel
+from aimo2.rollout import Rollout
 from aimo2.sandbox.fake import FakeSandbox
 from aimo2.types import RolloutStop
 from tests.scripted import PROBLEM, Recorder, config, execute, model
@@ -41,10 +42,10 @@ class Master(Alone):
     watch: Sequence[Watcher] = ()
     seen: list[BoundaryKind] = field(default_factory=list)
 
-    def watchers(self, rollout: Rollout) -> Sequence[Watcher]:
+    def watchers(self, rollout: Attempt) -> Sequence[Watcher]:
         return self.watch
 
-    def stepper(self, rollout: Rollout) -> Stepper | None:
+    def stepper(self, rollout: Attempt) -> Stepper | None:
         master = self
 
         class Step:
@@ -54,7 +55,7 @@ class Master(Alone):
 
         return Step() if self.step else None
 
-    async def boundary(self, rollout: Rollout, kind: BoundaryKind) -> Onward | RolloutStop:
+    async def boundary(self, rollout: Attempt, kind: BoundaryKind) -> Onward | RolloutStop:
         self.seen.append(kind)
         return self.at_boundary
 
@@ -209,7 +210,7 @@ def test_a_watcher_ends_the_rollout_and_is_closed() -> None:
     class Impatient:
         closed = 0
 
-        def feed(self, chunk: Chunk, rollout: Rollout) -> RolloutStop | None:
+        def feed(self, chunk: Chunk, rollout: Attempt) -> RolloutStop | None:
             return "too_long" if rollout.conversation.reply.endswith("five") else None
 
         async def close(self) -> None:

@@ -2,11 +2,11 @@ import pytest
 
 from aimo2 import prompts
 from aimo2.answers import Canonical
+from aimo2.attempt import derive_seed
 from aimo2.config import SamplingConfig
 from aimo2.errors import ContextFull, ModelUnavailable, SandboxError
 from aimo2.llm import Chunk
 from aimo2.llm.fake import Delay
-from aimo2.rollout import derive_seed
 from aimo2.sandbox import CellResult
 from aimo2.types import ErrorKind
 from tests.scripted import Ran, config, execute, model, run_rollout

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from aimo2.attempt import Attempt
 from aimo2.config import BranchConfig, SalvageConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ContextFull, DeadlinePassed, ModelUnavailable, SandboxError
 from aimo2.llm import Chunk, Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
-from aimo2.rollout import Rollout
 from aimo2.sandbox import CellResult
 from aimo2.types import Trace
 from tests.scripted import SolverRun, config, execute, run_solver
@@ -166,7 +166,7 @@ class Prefers:
         self.asked: list[int] = []
 
     async def score(
-        self, waiting: Sequence[Rollout], ended: Sequence[Rollout], deadline: Deadline
+        self, waiting: Sequence[Attempt], ended: Sequence[Attempt], deadline: Deadline
     ) -> list[float]:
         self.asked.append(len(waiting))
         return [float(self.word in rollout.text) for rollout in waiting]

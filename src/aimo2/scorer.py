@@ -4,20 +4,20 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from aimo2.attempt import Attempt
 from aimo2.config import BranchConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ModelError
 from aimo2.llm.reward import RewardModel
 from aimo2.policy.branch import agreement_scores, code_score, confidence_score
 from aimo2.policy.signals import last_line
-from aimo2.rollout import Rollout
 
 
 class Scorer(Protocol):
     """Scores of rollouts that wait; larger is better, 0 to 1."""
 
     async def score(
-        self, waiting: Sequence[Rollout], ended: Sequence[Rollout], deadline: Deadline
+        self, waiting: Sequence[Attempt], ended: Sequence[Attempt], deadline: Deadline
     ) -> list[float]:
         """One score for each that waits. `ended`: those of the question that have ended.
 
@@ -30,7 +30,7 @@ class Confidence:
     """By the model's own confidence in what it sampled."""
 
     async def score(
-        self, waiting: Sequence[Rollout], ended: Sequence[Rollout], deadline: Deadline
+        self, waiting: Sequence[Attempt], ended: Sequence[Attempt], deadline: Deadline
     ) -> list[float]:
         """See `policy.branch.confidence_score`."""
         return [confidence_score(rollout.confidence.stats()) for rollout in waiting]
@@ -40,7 +40,7 @@ class CodeSuccess:
     """By the share of cells that ran without an error."""
 
     async def score(
-        self, waiting: Sequence[Rollout], ended: Sequence[Rollout], deadline: Deadline
+        self, waiting: Sequence[Attempt], ended: Sequence[Attempt], deadline: Deadline
     ) -> list[float]:
         """See `policy.branch.code_score`."""
         return [code_score(rollout.num_code_runs, rollout.num_code_errors) for rollout in waiting]
@@ -50,7 +50,7 @@ class Agreement:
     """By how many siblings found the same value: the last line of the last good output."""
 
     async def score(
-        self, waiting: Sequence[Rollout], ended: Sequence[Rollout], deadline: Deadline
+        self, waiting: Sequence[Attempt], ended: Sequence[Attempt], deadline: Deadline
     ) -> list[float]:
         """See `policy.branch.agreement_scores`."""
         values = [last_line(rollout.last_good_output or "") or None for rollout in waiting]
@@ -65,7 +65,7 @@ class Reward:
         self._model = model
 
     async def score(
-        self, waiting: Sequence[Rollout], ended: Sequence[Rollout], deadline: Deadline
+        self, waiting: Sequence[Attempt], ended: Sequence[Attempt], deadline: Deadline
     ) -> list[float]:
         """The reward of each rollout's last step; 0.5 for all where the server fails."""
         asked = (self._model.score(rollout.conversation, deadline) for rollout in waiting)

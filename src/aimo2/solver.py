@@ -8,53 +8,42 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from aimo2.answers import Canonical, Judge, group
-from aimo2.config import SolveConfig
-from aimo2.deadline import NEVER, Deadline
-from aimo2.llm import Chunk, Model
-from aimo2.policy.select import Candidate, verdict_votes
-from aimo2.policy.signals import Signals, signals_of
-from aimo2.policy.stop import stopped
-from aimo2.policy.vote import Tally, tally
-from aimo2.policy.weigh import weigh
-from aimo2.prompts.families import find_family
-from aimo2.rollout import (
+from aimo2.answers import Canonical, Judge
+from aimo2.attempt import (
+    Attempt,
     BoundaryKind,
     Observer,
     Onward,
     Question,
-    Rollout,
     Stepper,
     Watcher,
     derive_seed,
 )
+from aimo2.ballot import Ballot
+from aimo2.config import SolveConfig
+from aimo2.deadline import NEVER, Deadline
+from aimo2.llm import Chunk, Model
+from aimo2.policy.select import Candidate
+from aimo2.policy.signals import signals_of
+from aimo2.policy.stop import stopped
+from aimo2.policy.vote import Tally
+from aimo2.prompts.families import find_family
+from aimo2.rollout import Rollout
 from aimo2.sandbox import Sandbox
+from aimo2.schedule import Schedule
 from aimo2.scorer import Confidence, Scorer
 from aimo2.tree import Tree
+from aimo2.turns import Pace
 from aimo2.types import Outcome, Problem, RolloutStop, StopReason, Trace, Vote
 from aimo2.verifier import Verdict, Verifier, candidate
 from aimo2.watch import Cuts, Prober
 
-_LAST_WORD_SECONDS = 0.3
-"""Rollouts are cancelled this long before the deadline, so that the vote is out in time."""
-_SETTLE_SECONDS = 0.2
-"""Rollouts end by themselves this long before that, and still read their own answer."""
 _CLEANUP_SECONDS = 0.5
 """How long a cancelled rollout may take to close its stream and kernel."""
 _COMPARE_SECONDS = 2.0
 """How long the comparison with a gold answer may take after the question has ended."""
-_SALVAGE_SECONDS = 2.0
-"""How long before the deadline answers are forced, where no speed was observed yet."""
-_LEAST_SALVAGE_SECONDS = 0.3
-_MOST_SALVAGE = 0.25
-"""Part of the question's time that salvage may take."""
-_FIRST_SALVAGE = 0.1
-"""The same before any speed was observed."""
-_SALVAGE_SAFETY = 1.5
 _LEAST_WAIT_SECONDS = 0.002
 """A wait that rounding makes too short for the clock to move would be repeated for ever."""
-_MOST_VERIFYING = 0.25
-"""Part of the question's time that is kept for a verifier, at most."""
 _CALLED_IN: dict[StopReason, RolloutStop] = {"deadline": "deadline", "max_tokens": "max_tokens"}
 """Why a rollout ends that gave no answer when the question was wound down."""
 
@@ -94,52 +83,6 @@ class Solved:
     traces: Sequence[Trace]
 
 
-@dataclass(slots=True)
-class _Ballot:
-    """The ended rollouts' signals in order of arrival, and what they came to.
-
-    Every change weighs the whole set anew, so the tally depends on the set alone.
-    """
-
-    config: SolveConfig
-    judge: Judge
-    signals: list[Signals] = field(default_factory=list)
-    votes: Sequence[Vote] = ()
-    """In order of arrival."""
-    tally: Tally = field(default_factory=lambda: tally(()))
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def add(self, *signals: Signals) -> None:
-        """Count more rollouts."""
-        async with self._lock:
-            self.signals.extend(signals)
-            self.votes = weigh(self.config.weigh, await self._merged(self.signals))
-            self.tally = tally(self.votes)
-
-    async def _merged(self, signals: Sequence[Signals]) -> Sequence[Signals]:
-        """Equal expressions put under the one that the first rollout wrote."""
-        if self.config.answer_type == "int":
-            return signals
-        answered = sorted(
-            (one for one in signals if one.answer is not None), key=lambda one: one.rollout
-        )
-        classes = await group([one.answer or "" for one in answered], self.judge)
-        names: dict[int, str] = {}
-        renamed: dict[int, str] = {}
-        for one, number in zip(answered, classes, strict=True):
-            renamed[one.rollout] = names.setdefault(number, one.answer or "")
-        return [replace(one, answer=renamed.get(one.rollout)) for one in signals]
-
-    def hear(self, picks: Sequence[Candidate]) -> None:
-        """Count a verifier's choices beside the votes."""
-        verdict = verdict_votes(picks, self.votes, self.config.verify.weight)
-        self.tally = tally((*self.votes, *verdict))
-
-    def weights(self) -> dict[int, float]:
-        """Rollout -> the weight of its vote."""
-        return {vote.rollout: vote.weight for vote in self.votes}
-
-
 class Solver:
     """Solves one problem once. `interrupt` and `extend` may be called while it does."""
 
@@ -156,14 +99,13 @@ class Solver:
         self._verifier = self._chosen_verifier() if config.verify.comparisons else None
         self._verifying: asyncio.Task[Verdict] | None = None
         self._num_verifier_tokens = 0
-        self._ballot = _Ballot(config, tools.judge)
+        self._schedule = Schedule(config, verifies=self._verifier is not None)
+        self._ballot = Ballot(config, tools.judge)
         self._tree: Tree | None = None
         self._over = asyncio.Event()
         self._moved = asyncio.Event()
         self._winding: StopReason | None = None
         self._stop_reason: StopReason | None = None
-        self._began = 0.0
-        self._deadline = NEVER
         self._num_tokens = 0
 
     def _chosen_verifier(self) -> Verifier:
@@ -191,7 +133,7 @@ class Solver:
     @property
     def deadline(self) -> Deadline:
         """When the answer is due."""
-        return self._deadline
+        return self._schedule.deadline
 
     @property
     def num_tokens(self) -> int:
@@ -211,10 +153,10 @@ class Solver:
 
     def extend(self, deadline: Deadline) -> None:
         """Move the deadline, either way. Too late once answers are being forced."""
-        self._deadline = deadline
+        self._schedule.deadline = deadline
         if self._winding is None:
             for rollout in self.rollouts:
-                rollout.move(self._settled_by())
+                rollout.move(self._schedule.settled_by())
         self._moved.set()
 
     def _stop(self, reason: StopReason) -> None:
@@ -233,26 +175,15 @@ class Solver:
         now = Deadline.after(0)
         for rollout in self._tree.rollouts:
             if rollout.state != "waiting":
-                rollout.move(self._settled_by(), now, _CALLED_IN.get(reason, "deadline"))
-
-    def _settled_by(self) -> Deadline:
-        return self._voted_by().earlier(_SETTLE_SECONDS)
-
-    def _voted_by(self) -> Deadline:
-        """When the rollouts' votes have to be in: a verifier may need some time behind them."""
-        reserve = 0.0
-        if self._verifier is not None and self._deadline.when() is not None:
-            whole = self._deadline.at - self._began
-            reserve = max(0.0, min(self._config.verify.seconds, _MOST_VERIFYING * whole))
-        return self._deadline.earlier(_LAST_WORD_SECONDS + reserve)
+                rollout.move(self._schedule.settled_by(), now, _CALLED_IN.get(reason, "deadline"))
 
     async def solve(self, deadline: Deadline) -> Solved:
         """Run the question to its end, by `deadline` at the latest.
 
         A failed rollout is in the traces; only bugs are raised.
         """
-        self._began = asyncio.get_running_loop().time()
-        self._deadline = deadline
+        self._schedule.began = asyncio.get_running_loop().time()
+        self._schedule.deadline = deadline
         self._tree = Tree(self._question(), self._score)
         if self._winding is not None:  # it was interrupted before it began
             self._tree.stop_growing()
@@ -264,7 +195,7 @@ class Solver:
             await asyncio.wait([warming])
         await self._last_resort()
         await self._verify()
-        seconds = asyncio.get_running_loop().time() - self._began
+        seconds = asyncio.get_running_loop().time() - self._schedule.began
         return Solved(await self._outcome(seconds), tuple(self._traces()))
 
     def _question(self) -> Question:
@@ -276,7 +207,7 @@ class Solver:
             self._canonicalise,
             self._observer,
             owner=self,
-            began=self._began,
+            began=self._schedule.began,
             model_name=self._tools.model_name,
             family=self._family,
         )
@@ -313,21 +244,21 @@ class Solver:
             pending = {task for task in pending if not task.done()}
             if not pending:
                 break
-            if self._voted_by().passed():
+            if self._schedule.voted_by().passed():
                 self._stop(self._winding or "deadline")
-            elif self._wind_down_at().passed():
+            elif self._schedule.wind_down_at(self._paces()).passed():
                 self._wind_down("deadline")
         self._stop(self._winding or "exhausted")
 
     async def _wait_a_while(self, workers: set[asyncio.Task[None]]) -> None:
         """For a worker's end, a moved deadline or the decision; or until there may be news."""
-        until = self._voted_by()
+        until = self._schedule.voted_by()
         seconds: float | None = None
         if until.when() is not None:
             seconds = until.remaining()
             if self._winding is None:
                 # How long salvage needs is learned on the way, so it is looked at now and then.
-                left = self._wind_down_at().remaining()
+                left = self._schedule.wind_down_at(self._paces()).remaining()
                 seconds = min(seconds, left if left < 1 else max(1.0, left / 4))
             seconds = max(seconds, _LEAST_WAIT_SECONDS)
         signs = [asyncio.create_task(event.wait()) for event in (self._over, self._moved)]
@@ -341,22 +272,9 @@ class Solver:
             await asyncio.wait(signs)
         self._moved.clear()
 
-    def _wind_down_at(self) -> Deadline:
-        if not self._config.salvage.enabled or self._deadline.when() is None:
-            return self._settled_by()
-        return self._settled_by().earlier(self._salvage_seconds())
-
-    def _salvage_seconds(self) -> float:
-        """How long forcing an answer takes: as configured, or by the slowest live stream."""
-        salvage = self._config.salvage
-        if salvage.seconds is not None:
-            return salvage.seconds
-        whole = self._deadline.at - self._began
-        paces = [pace for rollout in self.rollouts if (pace := rollout.pace) is not None]
-        if not paces:
-            return min(_SALVAGE_SECONDS, _FIRST_SALVAGE * whole)
-        slowest = max(pace.forecast(salvage.max_tokens) for pace in paces)
-        return min(max(_LEAST_SALVAGE_SECONDS, _SALVAGE_SAFETY * slowest), _MOST_SALVAGE * whole)
+    def _paces(self) -> list[Pace]:
+        """How fast the rollouts' newest calls have streamed."""
+        return [pace for rollout in self.rollouts if (pace := rollout.pace) is not None]
 
     def _finish_rollouts(self, tree: Tree) -> None:
         reason = self._stop_reason or "failed"
@@ -366,13 +284,13 @@ class Solver:
     async def _worker(self, tree: Tree) -> None:
         """Take the next rollout until none is left or the vote is decided."""
         while not self._over.is_set():
-            if self._settled_by().passed():
+            if self._schedule.settled_by().passed():
                 self._wind_down("deadline")
             if (rollout := await tree.take()) is None:
                 return
             try:
                 wind_down = NEVER if self._winding is None else Deadline.after(0)
-                await rollout.run(self._settled_by(), wind_down)
+                await rollout.run(self._schedule.settled_by(), wind_down)
             finally:
                 tree.returned(rollout)
             if rollout.stop_reason is not None:
@@ -390,11 +308,11 @@ class Solver:
 
     async def _canonicalise(self, raw: str) -> Canonical:
         return await self._tools.judge.canonicalise(
-            raw, self._config.answer_type, self._config.modulus, deadline=self._deadline
+            raw, self._config.answer_type, self._config.modulus, deadline=self._schedule.deadline
         )
 
-    async def _score(self, waiting: Sequence[Rollout], ended: Sequence[Rollout]) -> list[float]:
-        return await self._tools.scorer.score(waiting, ended, self._settled_by())
+    async def _score(self, waiting: Sequence[Attempt], ended: Sequence[Attempt]) -> list[float]:
+        return await self._tools.scorer.score(waiting, ended, self._schedule.settled_by())
 
     async def _last_resort(self) -> None:
         """Nobody has voted: any rollout that has text gets a guess out of it."""
@@ -417,7 +335,7 @@ class Solver:
         """Where the votes differ, have a model compare the solutions and vote, too."""
         if self._verifier is None or self._stop_reason == "interrupted":
             return
-        by = self._deadline.earlier(_LAST_WORD_SECONDS)
+        by = self._schedule.last_word()
         seed = derive_seed(self._config.seed, self._problem.id, -1, 0)
         self._verifying = asyncio.create_task(
             self._verifier.judge(self._problem.statement, self._candidates(), seed, by)
@@ -442,15 +360,15 @@ class Solver:
         ]
         return [replace(each, answer=answers[each.rollout]) for each in found if each is not None]
 
-    def watchers(self, rollout: Rollout) -> Sequence[Watcher]:
+    def watchers(self, rollout: Attempt) -> Sequence[Watcher]:
         """Who looks at a rollout: see `Owner`."""
         return (_Spending(self), *self._cuts.watchers(rollout))
 
-    def stepper(self, rollout: Rollout) -> Stepper | None:
+    def stepper(self, rollout: Attempt) -> Stepper | None:
         """What finds boundaries inside a model call: see `Owner`."""
         return self._tree.stepper(rollout) if self._tree else None
 
-    async def boundary(self, rollout: Rollout, kind: BoundaryKind) -> Onward | RolloutStop:
+    async def boundary(self, rollout: Attempt, kind: BoundaryKind) -> Onward | RolloutStop:
         """What follows at a boundary: see `Owner`."""
         return await self._tree.boundary(rollout, kind) if self._tree else "go on"
 
@@ -521,7 +439,7 @@ class _Spending:
 
     solver: Solver
 
-    def feed(self, chunk: Chunk, rollout: Rollout) -> RolloutStop | None:
+    def feed(self, chunk: Chunk, rollout: Attempt) -> RolloutStop | None:
         self.solver.spent(chunk.num_tokens)
         return None
 

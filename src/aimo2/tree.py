@@ -9,21 +9,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from aimo2.attempt import Attempt, BoundaryKind, Break, Onward, Question, Stepper, Variation
 from aimo2.confidence import token_entropy
 from aimo2.config import STEP_POLICIES
 from aimo2.errors import SandboxError
 from aimo2.llm import Chunk
 from aimo2.policy import branch
-from aimo2.rollout import (
-    BoundaryKind,
-    BranchPoint,
-    Break,
-    Onward,
-    Question,
-    Rollout,
-    Stepper,
-    Variation,
-)
+from aimo2.rollout import BranchPoint, Rollout
 
 Score = Callable[[Sequence[Rollout], Sequence[Rollout]], Awaitable[list[float]]]
 """Scores of the waiting rollouts, given the ended ones; see `scorer.Scorer`."""
@@ -196,7 +188,7 @@ class Tree:
                 self._enlist(child)
                 self._ready.append(child)
 
-    def stepper(self, rollout: Rollout) -> Stepper | None:
+    def stepper(self, rollout: Attempt) -> Stepper | None:
         """What finds boundaries inside the rollout's next model call, if anything has to."""
         config = self._branch
         if not self._growing:
@@ -209,13 +201,13 @@ class Tree:
             return LineSteps(config.step_tokens)
         return None
 
-    def _branches_at(self, rollout: Rollout) -> int:
+    def _branches_at(self, rollout: Attempt) -> int:
         if not (self._growing and self._room()):
             return 0
         given = self._num_points.get(rollout.index, 0)
         return branch.branches_at(self._branch, rollout.depth, given)
 
-    async def boundary(self, rollout: Rollout, kind: BoundaryKind) -> Onward:
+    async def boundary(self, rollout: Attempt, kind: BoundaryKind) -> Onward:
         """A turn of the rollout has ended: keep the point, or have it wait for the others."""
         if branch.waits(self._branch, self._num_steps.get(rollout.index, 0)) and self._growing:
             self._num_steps[rollout.index] = self._num_steps.get(rollout.index, 0) + 1
@@ -226,7 +218,7 @@ class Tree:
         if kind == "code" and self._branch.policy == "entropy":
             return "go on"
         try:
-            point = await rollout.hold()
+            point = await self.rollouts[rollout.index].hold()
         except SandboxError:
             return "go on"
         self._num_points[rollout.index] = self._num_points.get(rollout.index, 0) + 1

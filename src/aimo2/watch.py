@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aimo2 import prompts, salvage
 from aimo2.answers import Extracted
+from aimo2.attempt import Attempt, Watcher
 from aimo2.config import AnswerType, CutConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ModelError
@@ -27,7 +28,6 @@ from aimo2.policy.cut import (
     length_gate,
 )
 from aimo2.prompts.families import Family
-from aimo2.rollout import Rollout, Watcher
 from aimo2.types import RolloutStop
 
 _PROBE_TOKENS = 20
@@ -72,7 +72,7 @@ class ProbeWatcher:
         self._prober = prober
         self._asking: asyncio.Task[tuple[str, int]] | None = None
 
-    def feed(self, chunk: Chunk, rollout: Rollout) -> RolloutStop | None:
+    def feed(self, chunk: Chunk, rollout: Attempt) -> RolloutStop | None:
         """Take up the answer of the last probe, and begin the next where it is due."""
         if self._asking is not None and self._asking.done():
             if self._taken(self._asking, rollout):
@@ -83,7 +83,7 @@ class ProbeWatcher:
             self._asking = asyncio.create_task(self._prober.ask(asked, rollout.deadline))
         return None
 
-    def _taken(self, asking: asyncio.Task[tuple[str, int]], rollout: Rollout) -> bool:
+    def _taken(self, asking: asyncio.Task[tuple[str, int]], rollout: Attempt) -> bool:
         if asking.cancelled():
             return False
         error = asking.exception()
@@ -116,7 +116,7 @@ class ConfidenceWatcher:
 
     gate: ConfidenceGate
 
-    def feed(self, chunk: Chunk, rollout: Rollout) -> RolloutStop | None:
+    def feed(self, chunk: Chunk, rollout: Attempt) -> RolloutStop | None:
         """See `ConfidenceGate.falls`."""
         return "unsure" if self.gate.falls(rollout.confidence.window_confidence) else None
 
@@ -130,7 +130,7 @@ class LengthWatcher:
 
     gate: LengthGate
 
-    def feed(self, chunk: Chunk, rollout: Rollout) -> RolloutStop | None:
+    def feed(self, chunk: Chunk, rollout: Attempt) -> RolloutStop | None:
         """See `LengthGate.too_long`."""
         return "too_long" if self.gate.too_long(rollout.num_tokens) else None
 
@@ -144,7 +144,7 @@ class ConfirmedWatcher:
     def __init__(self) -> None:
         self._boxes = BoxWatch()
 
-    def feed(self, chunk: Chunk, rollout: Rollout) -> RolloutStop | None:
+    def feed(self, chunk: Chunk, rollout: Attempt) -> RolloutStop | None:
         """See `policy.cut.confirmed`."""
         answer = self._boxes.feed(chunk.text)
         if answer is None or rollout.in_block:
@@ -167,7 +167,7 @@ class Cuts:
         self._confidence = confidence_gate(config)
         self._length = length_gate(config)
 
-    def watchers(self, rollout: Rollout) -> Sequence[Watcher]:
+    def watchers(self, rollout: Attempt) -> Sequence[Watcher]:
         """Those of one rollout; asked once, at its start."""
         found: list[Watcher] = []
         if self._config.confirmed:
@@ -180,7 +180,7 @@ class Cuts:
             found.append(ProbeWatcher(ProbeRule(PROBE_PACES[self._config.probe]), self._prober))
         return found
 
-    def ended(self, rollout: Rollout) -> None:
+    def ended(self, rollout: Attempt) -> None:
         """A rollout has ended: the rules learn from it."""
         if self._confidence is not None and rollout.stop_reason in _SELF_ENDED:
             self._confidence.add(rollout.confidence.min_confidence)
@@ -188,6 +188,6 @@ class Cuts:
             self._length.add(rollout.num_tokens)
 
 
-def _last_good_output(rollout: Rollout) -> str | None:
+def _last_good_output(rollout: Attempt) -> str | None:
     runs = [turn.run for turn in rollout.turns if turn.run is not None]
     return runs[-1].output if runs and runs[-1].error is None else None

@@ -6,11 +6,12 @@ import pytest
 from rich.console import Console
 
 from aimo2.answers import Canonical
+from aimo2.attempt import Question
 from aimo2.cli.show import ShowName, display_for, show_with_value
 from aimo2.cli.tree import LiveTreeDisplay, TreeDisplay, draw, live_branch
 from aimo2.pages.tree import Branch, branch_of
 from aimo2.policy.vote import tally
-from aimo2.rollout import Question, Rollout
+from aimo2.rollout import Rollout
 from aimo2.sandbox.fake import FakeSandbox
 from aimo2.types import Trace
 from tests.saved import code_run, outcome, trace, turn

@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 
 from aimo2.answers import Canonical, canonical
+from aimo2.attempt import Alone, Attempt, BoundaryKind, Onward, Question
 from aimo2.cli.models import ensure_model
 from aimo2.config import KernelConfig, LocalServerConfig, RolloutConfig, SalvageConfig, SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.llm import Chunk, Conversation, PromptUse, Sampling
 from aimo2.llm.client import Endpoint, OpenAIModel
-from aimo2.rollout import Alone, BoundaryKind, Onward, Question, Rollout
+from aimo2.rollout import Rollout
 from aimo2.sandbox.forkserver import ForkSandbox
 from aimo2.serving.llama_cpp import LlamaServer
 from aimo2.types import Problem, RolloutStop
@@ -49,7 +50,7 @@ class Spoken:
 
 
 class Parks(Alone):
-    async def boundary(self, rollout: Rollout, kind: BoundaryKind) -> Onward | RolloutStop:
+    async def boundary(self, rollout: Attempt, kind: BoundaryKind) -> Onward | RolloutStop:
         return "park" if rollout.parent is None and rollout.num_code_runs == 1 else "go on"
 
 

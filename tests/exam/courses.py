@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 
+from aimo2.attempt import Observer
 from aimo2.deadline import Deadline
 from aimo2.evals.exams import Course
 from aimo2.exam import Exam
 from aimo2.policy.budget import BudgetConfig, Lessons
 from aimo2.policy.vote import Tally
-from aimo2.rollout import Observer
 from aimo2.solver import Solved
 from aimo2.types import Outcome, Problem, StopReason
 from tests.exam.scripts import LoopClock, rules

@@ -15,10 +15,10 @@ import resource
 import sys
 from pathlib import Path
 
+from aimo2.attempt import Observer
 from aimo2.deadline import Deadline
 from aimo2.exam import Exam, ExamFolder
 from aimo2.policy.vote import Tally, tally
-from aimo2.rollout import Observer
 from aimo2.solver import Solved
 from aimo2.types import Outcome, Problem, StopReason, Vote
 from tests.exam.scripts import problems, rules

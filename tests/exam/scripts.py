@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aimo2.attempt import Observer
 from aimo2.deadline import Deadline
 from aimo2.exam import ExamConfig
 from aimo2.policy.budget import BudgetConfig
 from aimo2.policy.vote import Tally, tally
-from aimo2.rollout import Observer
 from aimo2.solver import Solved
 from aimo2.types import Outcome, Problem, StopReason, Vote
 

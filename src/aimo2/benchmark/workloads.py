@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from aimo2 import prompts
 from aimo2.answers import Canonical
+from aimo2.attempt import Attempt, Question, TextKind
 from aimo2.config import SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.llm import Conversation, Message, Model, Sampling
-from aimo2.rollout import Question, Rollout, TextKind
+from aimo2.rollout import Rollout
 from aimo2.sandbox import Sandbox
 from aimo2.solver import Solver, Tools
 from aimo2.types import Problem, Trace
@@ -134,7 +135,7 @@ class _Watch:
         if kind == "sampled":
             self.received[rollout] = self.received.get(rollout, 0) + len(text)
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         now = asyncio.get_running_loop().time()
         if rollout.state == "running code":
             self.since.setdefault(rollout.index, now)

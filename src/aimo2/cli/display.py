@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from aimo2.attempt import Attempt, Observer, TextKind
 from aimo2.pages.text import one_line, visible
 from aimo2.policy.vote import Tally
-from aimo2.rollout import Observer, Rollout, TextKind
 from aimo2.types import Outcome, Problem
 
 _STYLES: dict[TextKind, str] = {"prefix": "dim", "sampled": "", "injected": "cyan"}
@@ -117,13 +117,13 @@ class PlainDisplay:
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Text is not shown here."""
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Print a line when a rollout has ended."""
         if rollout.state == "done" and rollout.stop_reason != "cancelled":
             self._line(f"[{self._name}] rollout {rollout.index}: {summary(rollout)}")
 
 
-def summary(rollout: Rollout) -> str:
+def summary(rollout: Attempt) -> str:
     """One line on a rollout that has ended."""
     answer = rollout.answer
     given = f"answered {answer.canonical.value}" if answer else str(rollout.stop_reason)
@@ -143,7 +143,7 @@ class ShowDisplay(PlainDisplay):
             shown = Text(visible(text), style=_STYLES[kind])
             self._console.print(shown, end="", highlight=False, soft_wrap=True)
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Start the line on an ended rollout on a line of its own."""
         if rollout.index == 0 and rollout.state == "done":
             self._console.print()
@@ -156,7 +156,7 @@ class LiveDisplay:
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._pace = Pace(total)
-        self._rollouts: dict[int, Rollout] = {}
+        self._rollouts: dict[int, Attempt] = {}
         self._title = ""
         self._tally: Callable[[], Tally] | None = None
         self._live = Live(
@@ -191,7 +191,7 @@ class LiveDisplay:
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Text is not shown here."""
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Remember the rollout; the table is drawn by its own timer."""
         self._rollouts[rollout.index] = rollout
 
@@ -208,7 +208,7 @@ class LiveDisplay:
         return Group(Text(self._title, style="bold"), table, self._tally_line(self._tally()))
 
     @staticmethod
-    def _row(rollout: Rollout) -> tuple[str, ...]:
+    def _row(rollout: Attempt) -> tuple[str, ...]:
         answer = rollout.answer.canonical.value if rollout.answer else None
         state = rollout.stop_reason or rollout.state
         return (

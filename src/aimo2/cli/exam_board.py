@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from aimo2.attempt import Attempt, TextKind
 from aimo2.cli.durations import clock_text
 from aimo2.exam import ExamAnswer, ExamStatus, Watcher
-from aimo2.rollout import Rollout, TextKind
 from aimo2.types import Problem
 
 _SILENT_SECONDS = 15.0
@@ -94,7 +94,7 @@ class PlainBoard:
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Text is not shown."""
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Rollouts are not shown."""
 
 
@@ -106,7 +106,7 @@ class LiveBoard:
         self._clock = clock
         self._status: Callable[[], ExamStatus] | None = None
         self._health: Callable[[], str | None] = lambda: None
-        self._rollouts: dict[int, Rollout] = {}
+        self._rollouts: dict[int, Attempt] = {}
         self._heard = clock()
         self._samples: deque[tuple[float, int]] = deque()
         self._live = Live(
@@ -144,7 +144,7 @@ class LiveBoard:
         if kind == "sampled":
             self._heard = self._clock()
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Remember the rollout; the board is drawn by its own timer."""
         self._rollouts[rollout.index] = rollout
 

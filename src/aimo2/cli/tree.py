@@ -13,11 +13,11 @@ from rich.live import Live
 from rich.text import Text
 from rich.tree import Tree
 
+from aimo2.attempt import Attempt, TextKind
 from aimo2.cli.display import Pace, PlainDisplay, describe
 from aimo2.pages.text import one_line, visible
 from aimo2.pages.tree import Branch, Node, forest
 from aimo2.policy.vote import Tally
-from aimo2.rollout import Rollout, TextKind
 from aimo2.types import CodeRun, Outcome, Problem
 
 _ANSWER_STYLES = {True: "bold green", False: "bold red", None: "bold"}
@@ -26,7 +26,7 @@ _SPARE_LINES = 4
 """Of the terminal, for the title, the votes and what is printed above."""
 
 
-def live_branch(rollout: Rollout, seconds: float) -> Branch:
+def live_branch(rollout: Attempt, seconds: float) -> Branch:
     """A rollout as it stands now; `seconds`: since its start, for one that has not ended.
 
     Callable from any thread: a live display draws outside the event loop, whose clock it lacks.
@@ -163,12 +163,12 @@ class _Watched:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[int, tuple[Rollout, float]] = {}
+        self._known: dict[int, tuple[Attempt, float]] = {}
 
     def clear(self) -> None:
         self._known.clear()
 
-    def see(self, rollout: Rollout) -> None:
+    def see(self, rollout: Attempt) -> None:
         self._known.setdefault(rollout.index, (rollout, self._clock()))
 
     def branches(self) -> list[Branch]:
@@ -195,7 +195,7 @@ class TreeDisplay(PlainDisplay):
         self._watched.clear()
         self._weights = tally
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Remember the rollout for the tree, too."""
         self._watched.see(rollout)
         super().progress(rollout)
@@ -248,7 +248,7 @@ class LiveTreeDisplay:
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Text is not shown here."""
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Remember the rollout; the tree is drawn by its own timer."""
         self._watched.see(rollout)
 

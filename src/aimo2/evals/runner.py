@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from aimo2.answers import Judge
+from aimo2.attempt import Attempt, Question, TextKind
 from aimo2.config import SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ModelUnavailable, ServerError
@@ -24,7 +25,7 @@ from aimo2.evals.samples import Classes, Grade, Key, Sample, classify, grade, ou
 from aimo2.evals.store import Mode
 from aimo2.llm import Chunk, Conversation, Model, Sampling
 from aimo2.prompts.families import find_family
-from aimo2.rollout import Question, Rollout, TextKind
+from aimo2.rollout import Rollout
 from aimo2.solver import Solver, Tools
 from aimo2.types import Outcome, Problem, Trace
 
@@ -328,7 +329,7 @@ class _Unwatched:
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Drop it."""
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Nothing to show."""
 
 

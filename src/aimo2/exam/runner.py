@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from aimo2.attempt import Attempt, Observer, TextKind
 from aimo2.deadline import Deadline
 from aimo2.errors import InputError
 from aimo2.exam.clock import Clock, Stopwatch, SystemClock, elapsed_since
@@ -30,7 +31,6 @@ from aimo2.exam.records import (
 )
 from aimo2.policy.budget import First, Grant, Ledger, Lessons, Pace, Standing, banked, grant
 from aimo2.policy.vote import Tally
-from aimo2.rollout import Observer, Rollout, TextKind
 from aimo2.solver import Solved
 from aimo2.types import Outcome, Problem, StopReason
 
@@ -94,7 +94,7 @@ class Unwatched:
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Nobody looks."""
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Nobody looks."""
 
     def notice(self, text: str) -> None:
@@ -543,7 +543,7 @@ class _Ear:
         self._texts.setdefault(str(rollout), []).append(text)
         self._watcher.text(rollout, kind, text)
 
-    def progress(self, rollout: Rollout) -> None:
+    def progress(self, rollout: Attempt) -> None:
         """Remember how much it has sampled."""
         self._tokens[rollout.index] = rollout.num_tokens
         self._watcher.progress(rollout)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from aimo2.attempt import Observer
 from aimo2.config import SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.engine import Engine
@@ -16,7 +17,6 @@ from aimo2.exam import Exam
 from aimo2.exam.runner import best_answer
 from aimo2.kaggle.predict import Notify
 from aimo2.policy.vote import Tally, tally
-from aimo2.rollout import Observer
 from aimo2.solver import Solved, Solver, Tools
 from aimo2.types import Outcome, Problem, StopReason
 
