@@ -37,7 +37,7 @@ class Archive:
         self.notes: list[str] = []
         self.outcomes: dict[str, Outcome] = {}
         self._index: dict[str, dict[int, int]] = {}
-        file = _traces_file(path)
+        file = traces_file(path)
         self._file = _opened(file)
         try:
             self._read_index(file)
@@ -143,7 +143,8 @@ class Archive:
                     self.outcomes[outcome.id] = outcome
 
 
-def _traces_file(path: Path) -> Path:
+def traces_file(path: Path) -> Path:
+    """The file itself, or the traces in a run folder. Raises `InputError` where it has none."""
     if not path.is_dir():
         return path
     for name in (TRACES, TRACES + ".gz"):

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from aimo2.config import StopConfig
 from aimo2.errors import InputError
 from aimo2.evals.recorded import CHARS_PER_TOKEN, read_samples
+from aimo2.evals.replay import Policy, replay
 from aimo2.types import CodeRun, Outcome, Trace, Turn
 from tests.evals.recorded import row, write
 
@@ -145,6 +147,89 @@ def test_a_forked_trace_costs_its_own_tokens_only(tmp_path: Path) -> None:
     assert [each.code_seconds for each in problem.samples] == [2.5, 0.0]
 
 
+def test_rollouts_that_their_question_cut_short_are_left_out_and_it_is_said(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        trace(0, "7"),
+        trace(1, None, stop_reason="cancelled"),
+        trace(2, None, stop_reason="deadline"),
+        trace(3, "8", stop_reason="deadline"),
+        trace(4, None, stop_reason="max_tokens"),
+        trace(0, None, problem_id="q", stop_reason="deadline"),
+    ]
+    recorded = read_samples([write(tmp_path / "t.jsonl", rows)], {"p": "7", "q": "7"})
+    (problem,) = recorded.problems
+    assert [each.signals.rollout for each in problem.samples] == [0, 3, 4]
+    assert [note.partition(": ")[2].partition(":")[0] for note in recorded.notes] == [
+        "3 rollouts left out",
+        "1 questions left out",
+    ]
+
+
+def test_the_baseline_of_an_early_stop_is_what_finished(tmp_path: Path) -> None:
+    """Two of two finished votes are right; the cancelled ones say nothing against them."""
+    rows = [trace(0, "7"), trace(1, "7")]
+    rows += [trace(at, None, stop_reason="cancelled") for at in range(2, 9)]
+    (problem,) = read_samples([write(tmp_path / "t.jsonl", rows)], {"p": "7"}).problems
+    decision = replay(problem, Policy(StopConfig(rule="never"), num_rollouts=9, concurrency=9))
+    assert (decision.num_rollouts, decision.num_votes, decision.num_tokens) == (2, 2, 84)
+    assert problem.pass_rate == 1.0
+
+
+def test_what_others_were_forked_from_stays_for_the_tokens_that_they_share(tmp_path: Path) -> None:
+    cut = {"stop_reason": "cancelled"}
+    rows = [
+        trace(0, None, **cut),
+        trace(1, None, parent=0, num_shared_turns=1, **cut),
+        trace(2, "7", parent=1, num_shared_turns=2),
+        trace(3, None, parent=0, num_shared_turns=1, **cut),
+        trace(4, None, **cut),
+    ]
+    recorded = read_samples([write(tmp_path / "t.jsonl", rows)], {"p": "7"})
+    samples = recorded.problems[0].samples
+    assert [(each.signals.rollout, each.num_own_tokens) for each in samples] == [
+        (0, 42), (1, 12), (2, 0),
+    ]  # fmt: skip
+    assert "2 rollouts left out" in recorded.notes[0]
+
+
+@pytest.mark.parametrize("parents", [{0: 0}, {0: 1, 1: 0}, {0: 7}])
+def test_forks_that_go_in_circles_end(parents: dict[int, int], tmp_path: Path) -> None:
+    rows = [
+        trace(0, "7", parent=parents[0], num_shared_turns=1),
+        trace(1, None, parent=parents.get(1), num_shared_turns=1, stop_reason="cancelled"),
+    ]
+    (problem,) = read_samples([write(tmp_path / "t.jsonl", rows)], {"p": "7"}).problems
+    assert [each.signals.rollout for each in problem.samples] == [0, 1][: 1 + (parents[0] == 1)]
+
+
+@pytest.mark.parametrize("torn", ["traces", "grades", "outcomes"])
+def test_a_torn_last_line_is_left_out_and_it_is_said(torn: str, tmp_path: Path) -> None:
+    write(tmp_path / "traces.jsonl", [trace(0, "7"), trace(1, "7")])
+    write(tmp_path / "grades.jsonl", [{"problem_id": "p", "rollout": 0, "correct": True}])
+    write(tmp_path / "outcomes.jsonl", [])
+    with (tmp_path / f"{torn}.jsonl").open("a") as file:
+        file.write('{"problem_id": "p", "rol')
+    recorded = read_samples([tmp_path], {"p": "7"})
+    assert recorded.num_samples == 2
+    assert [f"{torn}.jsonl line" in note and "is torn" in note for note in recorded.notes] == [True]
+
+
+def test_a_whole_last_line_needs_no_line_break(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [row(), row()])
+    path.write_bytes(path.read_bytes().rstrip())
+    recorded = read_samples([path])
+    assert (recorded.num_samples, recorded.notes) == (2, [])
+
+
+def test_a_run_folder_may_hold_compressed_traces_and_must_hold_some(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no traces.jsonl; give a run folder"):
+        read_samples([tmp_path])
+    write(tmp_path / "traces.jsonl.gz", [trace(0, "7")])
+    assert read_samples([tmp_path], {"p": "7"}).num_samples == 1
+
+
 def test_traces_without_golds_cannot_be_graded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing says whether they are right"):
         read_samples([write(tmp_path / "t.jsonl", [trace(0, "7")])])
@@ -161,6 +246,8 @@ def test_older_traces_are_read_and_newer_ones_refused(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"nonsense\n", "line 1: not JSON"),
+        (b"nonsense", "line 1 is torn"),
+        (b"[" * 100_000 + b"\n", "line 1: not JSON"),
         (b"[1]\n", "line 1: not a JSON object"),
         (b'\n{"a": 1}\n', "line 2: neither a trace nor a sample"),
         (b'{"problem_id": "p", "answer": "1", "correct": "yes"}\n', "'yes' must be true, false"),

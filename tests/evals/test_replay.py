@@ -139,6 +139,12 @@ def family() -> ReplayedProblem:
     return ReplayedProblem("p", "", rows, "a")
 
 
+def test_forks_that_go_in_circles_are_all_replayed() -> None:
+    circle = (sample(0, "a", 100, parent=1), sample(1, "a", 100, parent=0, own=60))
+    decision = replay(ReplayedProblem("p", "run", circle, "a"), Policy(StopConfig(rule="never")))
+    assert (decision.num_rollouts, decision.num_votes, decision.num_tokens) == (2, 2, 160)
+
+
 def test_a_child_is_opened_when_its_parent_has_sampled_what_they_share() -> None:
     decision = replay(family(), Policy(NEVER, concurrency=2), STEADY, order=[2, 3, 0, 1])
     assert decision.num_tokens == 100 + 50 + 50 + 400

@@ -21,12 +21,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from aimo2.answers import canonical, same
+from aimo2.archive import traces_file
 from aimo2.errors import InputError
 from aimo2.policy.signals import Signals, last_line, signals_of
-from aimo2.types import TRACE_VERSION, CodeRun, Outcome, TokenStats, Trace, Turn
+from aimo2.types import (
+    TRACE_VERSION,
+    CodeRun,
+    Outcome,
+    RolloutStop,
+    TokenStats,
+    Trace,
+    Turn,
+)
 
 CHARS_PER_TOKEN = 2.8
 """Where a row has characters only; solutions of small models measured 2.7 to 3.0."""
+_CUT_SHORT: frozenset[RolloutStop] = frozenset({"cancelled", "deadline"})
+"""How a rollout ends when its question does."""
 _RUN_FIELDS = ("dataset", "model", "config", "run", "run_id", "mode", "temperature")
 _OUTPUT = re.compile(r"(?:^|\n)```output\n(.*?)\n?```[^\n]*(?:\n|$)", re.DOTALL)
 _RAISED = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b|timed? ?out", re.IGNORECASE)
@@ -89,6 +100,8 @@ class _Row:
     correct: bool | None
     own_tokens: int | None
     code_seconds: float = 0.0
+    cut_short: bool = False
+    """Whether the question ended before it: nobody knows what it would have come to."""
 
 
 Golds = Mapping[str, str]
@@ -98,6 +111,9 @@ Golds = Mapping[str, str]
 def read_samples(sources: Sequence[Path], golds: Golds | None = None) -> Recorded:
     """The samples of `.jsonl` or `.jsonl.gz` files, or of run folders (`traces.jsonl` in them).
 
+    Left out, with a note: what nobody graded; a torn last line; and rollouts without an answer that
+    ended because their question did, since nobody knows what they would have come to.
+
     `golds`: for traces, which do not hold them; a run folder's `outcomes.jsonl` has them, too, and
     its `grades.jsonl`, where there is one, says which traces are right.
 
@@ -105,46 +121,58 @@ def read_samples(sources: Sequence[Path], golds: Golds | None = None) -> Recorde
     """
     recorded = Recorded()
     for source in sources:
-        path = source / "traces.jsonl" if source.is_dir() else source
         known, grades = dict(golds or {}), {}
         if source.is_dir():
-            known |= _outcome_golds(source / "outcomes.jsonl")
-            grades = _grades(source / "grades.jsonl")
-        _read_file(path, known, grades, recorded)
+            known |= _outcome_golds(source / "outcomes.jsonl", recorded.notes)
+            grades = _grades(source / "grades.jsonl", recorded.notes)
+        _read_file(traces_file(source), known, grades, recorded)
     if not recorded.problems:
         why = recorded.notes or [", ".join(map(str, sources))]
         raise InputError(f"no samples: {'; '.join(why)}; give graded samples, or golds for traces")
     return recorded
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number (from 1) and object of each line that is not blank. Raises `InputError`."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _object(line, f"{path} line {number}")
+                place = f"{path} line {number}"
+                if not line.endswith(b"\n") and not _is_json(line):
+                    notes.append(
+                        f"{place} is torn (the writer was stopped, or writes now); left out"
+                    )
+                elif line.strip():
+                    yield number, _object(line, place)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _object(line: bytes, place: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON ({error}); one object a line is needed") from error
     if not isinstance(value, dict):
         raise InputError(f"{place}: not a JSON object; one object a line is needed")
     return value
 
 
-def _outcome_golds(path: Path) -> dict[str, str]:
+def _outcome_golds(path: Path, notes: list[str]) -> dict[str, str]:
     if not path.is_file():
         return {}
     golds = {}
-    for number, value in json_lines(path):
+    for number, value in _json_lines(path, notes):
         try:
             outcome = Outcome.model_validate(value)
         except ValidationError as error:
@@ -154,12 +182,12 @@ def _outcome_golds(path: Path) -> dict[str, str]:
     return golds
 
 
-def _grades(path: Path) -> dict[tuple[str, int], bool]:
+def _grades(path: Path, notes: list[str]) -> dict[tuple[str, int], bool]:
     """Problem id and rollout to whether the trace is right, as a run's grader decided."""
     if not path.is_file():
         return {}
     grades = {}
-    for number, value in json_lines(path):
+    for number, value in _json_lines(path, notes):
         problem_id, rollout = value.get("problem_id"), value.get("rollout")
         if not isinstance(problem_id, str) or not isinstance(rollout, int):
             raise InputError(f"{path} line {number}: no grade; it needs problem_id and rollout")
@@ -174,7 +202,7 @@ def _read_file(
     questions: dict[tuple[str, str], list[_Row]] = {}
     left_out = 0
     estimated: set[str] = set()
-    for number, value in json_lines(path):
+    for number, value in _json_lines(path, recorded.notes):
         place = f"{path} line {number}"
         if "turns" in value:
             row, run = _trace_row(value, golds, grades, place), ""
@@ -184,10 +212,43 @@ def _read_file(
             left_out += 1
             continue
         questions.setdefault((row.problem_id, run), []).append(row)
-    recorded.notes += _notes(path, questions, left_out, estimated)
-    _fill_tokens(questions)
-    for (problem_id, run), rows in questions.items():
+    finished = {key: rows for key, every in questions.items() if (rows := _finished(every))}
+    recorded.notes += _cut_short_notes(path, questions, finished)
+    recorded.notes += _notes(path, finished, left_out, estimated)
+    _fill_tokens(finished)
+    for (problem_id, run), rows in finished.items():
         recorded.problems.append(_problem(problem_id, f"{path.name} {run}".strip(), rows))
+
+
+def _finished(rows: Sequence[_Row]) -> list[_Row]:
+    """Without what was cut short; but what others were forked from stays, for the tokens that they
+    share.
+    """
+    parents = {row.signals.rollout: row.signals.parent for row in rows}
+    needed: set[int] = set()
+    for row in rows:
+        above = None if row.cut_short else row.signals.parent
+        while above is not None and above not in needed:
+            needed.add(above)
+            above = parents.get(above)
+    return [row for row in rows if not row.cut_short or row.signals.rollout in needed]
+
+
+def _cut_short_notes(
+    path: Path,
+    questions: Mapping[tuple[str, str], Sequence[_Row]],
+    finished: Mapping[tuple[str, str], Sequence[_Row]],
+) -> Iterator[str]:
+    missing = sum(map(len, questions.values())) - sum(map(len, finished.values()))
+    if missing:
+        yield (
+            f"{path.name}: {missing} rollouts left out: their question ended before they had"
+            " answered, and what they would have come to is not known. Every policy, the baseline"
+            " too, sees the others only, which are the quick ones; to judge rules that go on"
+            " longer, record with --stop never"
+        )
+    if gone := len(questions) - len(finished):
+        yield f"{path.name}: {gone} questions left out: none of their rollouts had ended"
 
 
 def _notes(
@@ -236,6 +297,7 @@ def _trace_row(
         correct=grades.get((trace.problem_id, trace.rollout), correct),
         own_tokens=trace.num_own_tokens,
         code_seconds=sum(turn.run.seconds for turn in own if turn.run is not None),
+        cut_short=trace.answer is None and trace.stop_reason in _CUT_SHORT,
     )
 
 

@@ -159,7 +159,8 @@ def _opened(
 ) -> tuple[list[_Rollout], int]:
     """The rollouts that start at once or when a place is free, and how many there are with forks.
 
-    A sample whose parent is not recorded starts as a root does.
+    A sample whose parent is not recorded starts as a root does, and so does one that says it is older
+    than its parent, which rules out circles.
     """
     samples = problem.samples
     places = range(len(samples)) if order is None else order
@@ -170,9 +171,9 @@ def _opened(
     by_number = {rollout.sample.signals.rollout: rollout for rollout in rollouts}
     roots: list[_Rollout] = []
     for rollout in rollouts:
-        parent = rollout.sample.signals.parent
-        above = None if parent is None else by_number.get(parent)
-        (roots if above is None or above is rollout else above.children).append(rollout)
+        parent, own = rollout.sample.signals.parent, rollout.sample.signals.rollout
+        above = None if parent is None or parent >= own else by_number.get(parent)
+        (roots if above is None else above.children).append(rollout)
     return _cut(roots, wanted)
 
 
