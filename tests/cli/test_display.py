@@ -3,8 +3,8 @@ import io
 from rich.console import Console
 
 from aimo2.cli.display import LiveDisplay, Pace, PlainDisplay, describe, spoken
-from aimo2.policy.vote import tally
 from aimo2.types import Outcome, Vote
+from tests.cli.polled import voted
 from tests.scripted import PROBLEM, config, model, run_rollout
 
 OUTCOME = Outcome(
@@ -51,7 +51,7 @@ def test_durations_are_spoken() -> None:
 def test_the_live_table_has_a_row_a_rollout_and_the_tally() -> None:
     target = console(terminal=True)
     display = LiveDisplay(target, total=2)
-    display.started(PROBLEM, 1, lambda: tally([Vote(rollout=0, answer="42")]))
+    display.started(PROBLEM, 1, voted(Vote(rollout=0, answer="42")))
     ran = run_rollout(model("\\boxed{42}"), config())
     display.progress(ran.rollout)
     with display:
@@ -66,9 +66,7 @@ def test_markup_in_a_problem_is_only_text() -> None:
     target = console(terminal=True)
     display = LiveDisplay(target, total=1)
     with display:
-        display.started(
-            PROBLEM.model_copy(update={"statement": "[bold]x[/nope]"}), 1, lambda: tally(())
-        )
+        display.started(PROBLEM.model_copy(update={"statement": "[bold]x[/nope]"}), 1, voted())
         display.ended(OUTCOME.model_copy(update={"note": "[/red] odd"}))
         display.notice("[/x]")
     assert "[/red] odd" in shown(target)
@@ -80,7 +78,7 @@ def test_plain_lines_tell_each_rollout_once() -> None:
     display = PlainDisplay(target, total=1)
     ran = run_rollout(model("\\boxed{42}"), config())
     with display:
-        display.started(PROBLEM, 1, lambda: tally(()))
+        display.started(PROBLEM, 1, voted())
         display.progress(ran.rollout)
         display.ended(OUTCOME)
     assert shown(target).splitlines()[0] == (

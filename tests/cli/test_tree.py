@@ -10,10 +10,10 @@ from aimo2.attempt import Question
 from aimo2.cli.show import ShowName, display_for, show_with_value
 from aimo2.cli.tree import LiveTreeDisplay, TreeDisplay, draw, live_branch
 from aimo2.pages.tree import Branch, branch_of
-from aimo2.policy.vote import tally
 from aimo2.rollout import Rollout
 from aimo2.sandbox.fake import FakeSandbox
-from aimo2.types import Trace
+from aimo2.types import Trace, Vote
+from tests.cli.polled import voted
 from tests.saved import code_run, outcome, trace, turn
 from tests.scripted import PROBLEM, Recorder, config, execute, model, run_rollout
 
@@ -109,7 +109,7 @@ def shown_by(make: Callable[[Console, int], LiveTreeDisplay | TreeDisplay], term
     display = make(target, 1)
     with display:
         display.notice("\x1b[31m[/x] careful")
-        display.started(PROBLEM, 1, lambda: tally(()))
+        display.started(PROBLEM, 1, voted(Vote(rollout=0, answer="42", weight=0.75)))
         display.progress(ran.rollout)
         display.text(0, "sampled", "not shown")
         display.ended(outcome(correct=True, gold="42"))
@@ -121,6 +121,7 @@ def test_the_live_tree_stays_when_the_question_ends() -> None:
     text = shown_by(LiveTreeDisplay, terminal=True)
     assert "What is 6 times 7?" in text
     assert "✓ 0.50 s  42" in text
+    assert " · 42 (weight 0.75)" in text
     assert "42 (exhausted; votes 42: 1;" in text
     assert "[/x] careful" in text
 
@@ -131,6 +132,7 @@ def test_without_a_terminal_there_are_plain_lines_and_the_tree() -> None:
     assert lines[1].startswith("[p] rollout 0: plain, answered 42;")
     assert lines[2] == "p What is 6 times 7?"
     assert lines[3].startswith("└── 0 plain · ")
+    assert lines[3].endswith(" · 42 (weight 0.75)")
     assert lines[-1].endswith("; 1/1")
 
 

@@ -5,7 +5,7 @@ Knows no models; it is told what happens and never asks.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -17,9 +17,23 @@ from rich.text import Text
 from aimo2.attempt import Attempt, Observer, TextKind
 from aimo2.pages.text import one_line, visible
 from aimo2.policy.vote import Tally
-from aimo2.types import Outcome, Problem
+from aimo2.types import Outcome, Problem, Vote
 
 _STYLES: dict[TextKind, str] = {"prefix": "dim", "sampled": "", "injected": "cyan"}
+
+
+class Votes(Protocol):
+    """A question's votes as they stand at any time; a solver has them."""
+
+    @property
+    def tally(self) -> Tally:
+        """Summed by answer, a verifier's choices included."""
+        ...
+
+    @property
+    def votes(self) -> Sequence[Vote]:
+        """One by one."""
+        ...
 
 
 class Display(Observer, Protocol):
@@ -33,8 +47,8 @@ class Display(Observer, Protocol):
         """A line that a person should see once."""
         ...
 
-    def started(self, problem: Problem, number: int, tally: Callable[[], Tally]) -> None:
-        """Question `number` (from 1) begins; `tally` gives its votes at any time."""
+    def started(self, problem: Problem, number: int, votes: Votes) -> None:
+        """Question `number` (from 1) begins."""
         ...
 
     def ended(self, outcome: Outcome) -> None:
@@ -90,7 +104,6 @@ class PlainDisplay:
         self._console = console
         self._pace = Pace(total)
         self._name = ""
-        self._tally: Callable[[], Tally] | None = None
 
     def __enter__(self) -> "PlainDisplay":
         return self
@@ -105,9 +118,9 @@ class PlainDisplay:
         """Print the line."""
         self._line(text)
 
-    def started(self, problem: Problem, number: int, tally: Callable[[], Tally]) -> None:
+    def started(self, problem: Problem, number: int, votes: Votes) -> None:
         """Remember the question's name for the lines to come."""
-        self._name, self._tally = problem.id, tally
+        self._name = problem.id
 
     def ended(self, outcome: Outcome) -> None:
         """Print how it ended and how much is left."""
@@ -158,7 +171,7 @@ class LiveDisplay:
         self._pace = Pace(total)
         self._rollouts: dict[int, Attempt] = {}
         self._title = ""
-        self._tally: Callable[[], Tally] | None = None
+        self._votes: Votes | None = None
         self._live = Live(
             console=console, get_renderable=self._draw, refresh_per_second=5, transient=True
         )
@@ -174,11 +187,11 @@ class LiveDisplay:
         """Print the line above the table."""
         self._console.print(escape(visible(text)), highlight=False)
 
-    def started(self, problem: Problem, number: int, tally: Callable[[], Tally]) -> None:
+    def started(self, problem: Problem, number: int, votes: Votes) -> None:
         """Clear the table for the next question."""
         self._title = f"{problem.id}  {one_line(problem.statement, 71)}"
         self._rollouts.clear()
-        self._tally = tally
+        self._votes = votes
 
     def ended(self, outcome: Outcome) -> None:
         """Leave one line above the table."""
@@ -186,7 +199,7 @@ class LiveDisplay:
         self._console.print(
             f"[bold]{escape(visible(outcome.id))}[/]  {escape(visible(describe(outcome)))}"
         )
-        self._tally = None
+        self._votes = None
 
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Text is not shown here."""
@@ -196,7 +209,8 @@ class LiveDisplay:
         self._rollouts[rollout.index] = rollout
 
     def _draw(self) -> RenderableType:
-        if self._tally is None:
+        votes = self._votes  # The loop's thread may end the question meanwhile.
+        if votes is None:
             return Text("")
         table = Table(expand=False)
         for heading in ("rollout", "opening", "state"):
@@ -205,7 +219,7 @@ class LiveDisplay:
             table.add_column(heading, justify="right")
         for index in sorted(list(self._rollouts)):  # noqa: C414 - a copy: the loop's thread adds
             table.add_row(*self._row(self._rollouts[index]))
-        return Group(Text(self._title, style="bold"), table, self._tally_line(self._tally()))
+        return Group(Text(self._title, style="bold"), table, self._tally_line(votes.tally))
 
     @staticmethod
     def _row(rollout: Attempt) -> tuple[str, ...]:

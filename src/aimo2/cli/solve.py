@@ -206,7 +206,7 @@ class _Session:
     async def _one(self, problem: Problem, number: int, tools: Tools, deadline: Deadline) -> None:
         self.solver = Solver(problem, self.config, tools, self.display)
         solver = self.solver
-        self.display.started(problem, number, lambda: solver.tally)
+        self.display.started(problem, number, solver)
         solved = await solver.solve(deadline)
         assert self.outcomes is not None
         if solved.outcome.stop_reason == "interrupted" and solved.outcome.answer is None:

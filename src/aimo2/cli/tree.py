@@ -14,10 +14,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from aimo2.attempt import Attempt, TextKind
-from aimo2.cli.display import Pace, PlainDisplay, describe
+from aimo2.cli.display import Pace, PlainDisplay, Votes, describe
 from aimo2.pages.text import one_line, visible
 from aimo2.pages.tree import Branch, Node, forest
-from aimo2.policy.vote import Tally
 from aimo2.types import CodeRun, Outcome, Problem
 
 _ANSWER_STYLES = {True: "bold green", False: "bold red", None: "bold"}
@@ -26,8 +25,9 @@ _SPARE_LINES = 4
 """Of the terminal, for the title, the votes and what is printed above."""
 
 
-def live_branch(rollout: Attempt, seconds: float) -> Branch:
-    """A rollout as it stands now; `seconds`: since its start, for one that has not ended.
+def live_branch(rollout: Attempt, seconds: float, weight: float | None = None) -> Branch:
+    """A rollout as it stands now; `seconds`: since its start, for one that has not ended; `weight`:
+    of its vote.
 
     Callable from any thread: a live display draws outside the event loop, whose clock it lacks.
     """
@@ -40,6 +40,7 @@ def live_branch(rollout: Attempt, seconds: float) -> Branch:
         num_tokens=rollout.num_own_tokens,
         num_code_runs=sum(turn.run is not None for turn in own),
         answer=rollout.answer.canonical.value if rollout.answer else None,
+        weight=weight,
         parent=rollout.parent,
         num_shared_turns=rollout.num_shared_turns,
         seconds=seconds if rollout.stop_reason is None else rollout.seconds,
@@ -159,24 +160,26 @@ def votes_line(weights: Mapping[str, float]) -> Text:
 
 
 class _Watched:
-    """The question's rollouts, and when each was first heard of."""
+    """The question's rollouts, when each was first heard of, and its votes."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, problem: Problem, votes: Votes) -> None:
+        self.title = f"{problem.id}  {problem.statement}"
+        self.votes = votes
         self._known: dict[int, tuple[Attempt, float]] = {}
 
-    def clear(self) -> None:
-        self._known.clear()
-
     def see(self, rollout: Attempt) -> None:
-        self._known.setdefault(rollout.index, (rollout, self._clock()))
+        self._known.setdefault(rollout.index, (rollout, time.monotonic()))
 
     def branches(self) -> list[Branch]:
         """As they stand now; may be called from another thread than `see`."""
-        now = self._clock()
+        now = time.monotonic()
         known = list(self._known.values())
+        weights = {vote.rollout: vote.weight for vote in self.votes.votes}
         ordered = sorted(known, key=lambda pair: pair[0].index)
-        return [live_branch(rollout, now - began) for rollout, began in ordered]
+        return [
+            live_branch(rollout, now - began, weights.get(rollout.index))
+            for rollout, began in ordered
+        ]
 
 
 class TreeDisplay(PlainDisplay):
@@ -184,25 +187,23 @@ class TreeDisplay(PlainDisplay):
 
     def __init__(self, console: Console, total: int) -> None:
         super().__init__(console, total)
-        self._watched = _Watched()
-        self._weights: Callable[[], Tally] | None = None
-        self._title = ""
+        self._watched: _Watched | None = None
 
-    def started(self, problem: Problem, number: int, tally: Callable[[], Tally]) -> None:
+    def started(self, problem: Problem, number: int, votes: Votes) -> None:
         """Begin a new tree."""
-        super().started(problem, number, tally)
-        self._title = f"{problem.id}  {problem.statement}"
-        self._watched.clear()
-        self._weights = tally
+        super().started(problem, number, votes)
+        self._watched = _Watched(problem, votes)
 
     def progress(self, rollout: Attempt) -> None:
         """Remember the rollout for the tree, too."""
-        self._watched.see(rollout)
+        if self._watched is not None:
+            self._watched.see(rollout)
         super().progress(rollout)
 
     def ended(self, outcome: Outcome) -> None:
         """Print the tree, and how the question ended."""
-        self._console.print(_final(self._title, self._watched, outcome), highlight=False)
+        if self._watched is not None:
+            self._console.print(_final(self._watched, outcome), highlight=False)
         super().ended(outcome)
 
 
@@ -212,9 +213,7 @@ class LiveTreeDisplay:
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._pace = Pace(total)
-        self._watched = _Watched()
-        self._title = ""
-        self._tally: Callable[[], Tally] | None = None
+        self._watched: _Watched | None = None
         self._live = Live(
             console=console, get_renderable=self._draw, refresh_per_second=5, transient=True
         )
@@ -230,40 +229,40 @@ class LiveTreeDisplay:
         """Print the line above the tree."""
         self._console.print(Text(visible(text)), highlight=False)
 
-    def started(self, problem: Problem, number: int, tally: Callable[[], Tally]) -> None:
+    def started(self, problem: Problem, number: int, votes: Votes) -> None:
         """Begin a new tree."""
-        self._title = f"{problem.id}  {problem.statement}"
-        self._watched.clear()
-        self._tally = tally
+        self._watched = _Watched(problem, votes)
 
     def ended(self, outcome: Outcome) -> None:
         """Leave the whole tree and one line above what comes next."""
         self._pace.one_done()
-        self._console.print(_final(self._title, self._watched, outcome), highlight=False)
+        if self._watched is not None:
+            self._console.print(_final(self._watched, outcome), highlight=False)
         line = Text(f"{one_line(outcome.id, 60)}  ", style="bold")
         line.append(visible(describe(outcome)), style="default")
         self._console.print(line, highlight=False)
-        self._tally = None
+        self._watched = None
 
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         """Text is not shown here."""
 
     def progress(self, rollout: Attempt) -> None:
         """Remember the rollout; the tree is drawn by its own timer."""
-        self._watched.see(rollout)
+        if self._watched is not None:
+            self._watched.see(rollout)
 
     def _draw(self) -> RenderableType:
-        if self._tally is None:
+        watched = self._watched  # The loop's thread may end the question meanwhile.
+        if watched is None:
             return Text("")
-        branches = self._watched.branches()
         room = max(3, self._console.height - _SPARE_LINES)
-        votes = votes_line(self._tally().weights)
+        votes = votes_line(watched.votes.tally.weights)
         votes.append(f"    [{self._pace}]", style="dim")
-        return Group(draw(self._title, branches, lines=room), votes)
+        return Group(draw(watched.title, watched.branches(), lines=room), votes)
 
 
-def _final(title: str, watched: _Watched, outcome: Outcome) -> Tree:
+def _final(watched: _Watched, outcome: Outcome) -> Tree:
     def verdict(answer: str) -> bool | None:
         return outcome.correct if answer == outcome.answer else None
 
-    return draw(title, watched.branches(), verdict=verdict)
+    return draw(watched.title, watched.branches(), verdict=verdict)
