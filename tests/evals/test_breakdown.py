@@ -15,6 +15,7 @@ from aimo2.evals.breakdown import (
 )
 from aimo2.evals.figures import results_of
 from aimo2.evals.store import LoadedRun, read_run
+from aimo2.policy.repair import RepairFigures
 from tests.evals.drawn import SUBJECTS, change_problems, drawn_run
 
 
@@ -74,6 +75,25 @@ def test_code_groups_hold_every_sample_once(run: LoadedRun) -> None:
     assert math.isclose(right, sum(one.right for one in results))
     assert use.within is not None
     assert use.both > 0
+
+
+def test_failed_cells_stand_by_their_cause(run: LoadedRun) -> None:
+    figures = {"name": RepairFigures(4, 3, 1), "syntax": RepairFigures(1, 1, 1)}
+    first, second, *_ = results_of(run)
+    changed = [
+        dataclasses.replace(each, samples=[each.samples[0].model_copy(update={"repairs": repairs})])
+        for each, repairs in ((first, figures), (second, {"name": RepairFigures(2, 2, 2)}))
+    ]
+    name, syntax = code_use(changed).repairs
+    assert (name.cause, name.figures) == ("name", RepairFigures(6, 5, 3))
+    assert (name.repaired.value, syntax.repaired.value) == (0.5, 1.0)
+    assert name.repaired.low < 0.5 < name.repaired.high
+
+
+def test_every_failed_cell_has_a_cause(run: LoadedRun) -> None:
+    results = results_of(run)
+    failed = sum(one.num_code_errors for result in results for one in result.samples)
+    assert sum(each.figures.num_failed for each in code_use(results).repairs) == failed > 0
 
 
 def test_lengths_are_of_samples_that_answered(run: LoadedRun) -> None:

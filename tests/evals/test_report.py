@@ -94,8 +94,8 @@ def test_the_page_has_every_part_and_only_known_markup(two: Report, count: int) 
     for words in (
         "A <title>", "contamination", "grading", "pass@1", "maj@k", "By level", "By subject",
         "Numbers & <b>", "Length of right and wrong answers", "Cliff's delta", "Brier score",
-        "Code and accuracy", "Time and tokens", "samples not of one mind",
-        "a model <b>", "dataset_sha256",
+        "Code and accuracy", "Failed cells by cause", "tried again", "Time and tokens",
+        "samples not of one mind", "a model <b>", "dataset_sha256",
     ):  # fmt: skip
         assert words in reader.text, words
     assert sum(value.startswith("report-problems/") for _, value in reader.attributes) == 5
@@ -125,6 +125,7 @@ def test_markdown_has_the_same_figures(two: Report) -> None:
         assert f"| {name.split('(')[0].strip()}" in text
         assert values[0].split(" ")[0] in text
     assert "second against first" in text
+    assert "| failed cells by cause | repaired by the next cell | tried again | failed |" in text
     widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| pass")]
     assert len(set(widths)) <= 1
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aimo2.policy.repair import RepairFigures, repair_figures, repair_step, total
+from aimo2.policy.repair import RepairFigures, repair_figures, repair_step, summed, total
 from aimo2.types import CodeRun, ErrorKind, Trace, Turn
 
 ERRORS: list[ErrorKind | None] = [None, "syntax", "name", "timeout"]
@@ -49,6 +49,13 @@ def test_a_failed_cell_is_repaired_by_the_next_one() -> None:
     assert list(found) == ["syntax", "name"]
     assert total(found) == RepairFigures(3, 2, 1)
     assert total(found).share_repaired == pytest.approx(1 / 3)
+
+
+@given(st.lists(st.lists(st.sampled_from(ERRORS), max_size=6), max_size=4))
+def test_figures_of_parts_add_up(runs: list[list[ErrorKind | None]]) -> None:
+    traces = [trace(*errors) for errors in runs]
+    parts = [repair_figures([each]) for each in traces]
+    assert summed(pair for part in parts for pair in part.items()) == repair_figures(traces)
 
 
 def test_without_failures_there_is_no_share() -> None:

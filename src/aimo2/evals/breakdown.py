@@ -5,7 +5,7 @@ Pure; knows no files and no page. Intervals are over problems, as everywhere in 
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aimo2.evals.datasets import Item, Scalar
@@ -13,6 +13,8 @@ from aimo2.evals.estimators import Estimate, mean_interval, ratio_interval
 from aimo2.evals.figures import ProblemResult
 from aimo2.evals.samples import Sample
 from aimo2.evals.within import WithinTest, within_problems
+from aimo2.policy.repair import RepairFigures, summed
+from aimo2.types import ErrorKind
 
 MOST_GROUPS = 16
 """A field of the data set with more values than this is no grouping, but a description."""
@@ -161,14 +163,25 @@ class CodeGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class RepairGroup:
+    """Failed cells with one cause, and the share of them whose next cell succeeded."""
+
+    cause: ErrorKind
+    figures: RepairFigures
+    repaired: Estimate
+
+
+@dataclass(frozen=True, slots=True)
 class CodeUse:
     """Code against accuracy. `within`: accuracy with code minus without, over the `both` problems
-    that have samples of either kind; `None` where there is none.
+    that have samples of either kind; `None` where there is none. `repairs`: failed cells by cause,
+    the most frequent first.
     """
 
     groups: tuple[CodeGroup, ...]
     within: Estimate | None
     both: int
+    repairs: tuple[RepairGroup, ...]
 
 
 _CODE_KINDS: Mapping[str, Callable[[Sample], bool]] = {
@@ -198,7 +211,20 @@ def code_use(results: Sequence[ProblemResult]) -> CodeUse:
         if with_code and without:
             differences.append(_mean(with_code) - _mean(without))
     within = mean_interval(differences) if differences else None
-    return CodeUse(tuple(groups), within, len(differences))
+    return CodeUse(tuple(groups), within, len(differences), tuple(_repairs(results)))
+
+
+def _repairs(results: Sequence[ProblemResult]) -> Iterator[RepairGroup]:
+    problems = [
+        summed(pair for one in result.samples for pair in one.repairs.items()) for result in results
+    ]
+    for cause, figures in summed(pair for one in problems for pair in one.items()).items():
+        parts = [one.get(cause, RepairFigures()) for one in problems]
+        repaired = ratio_interval(
+            [part.num_repaired for part in parts], [part.num_failed for part in parts]
+        )
+        assert repaired is not None
+        yield RepairGroup(cause, figures, repaired)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -89,4 +89,16 @@ def _run(run: RunReport) -> str:
                 f"With code minus without, inside the {run.code.both} problems that have both:"
                 f" {points(run.code.within)}."
             )
+    if run.code.repairs:
+        rows = (
+            [
+                each.cause,
+                percent(each.repaired),
+                str(each.figures.num_followed),
+                str(each.figures.num_failed),
+            ]
+            for each in run.code.repairs
+        )
+        heads = ["failed cells by cause", "repaired by the next cell", "tried again", "failed"]
+        parts.append(_table(heads, rows))
     return "\n\n".join(parts)

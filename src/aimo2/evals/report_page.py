@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from aimo2.evals.breakdown import Group, Reliability
+from aimo2.evals.breakdown import Group, Reliability, RepairGroup
 from aimo2.evals.compare import Comparison
 from aimo2.evals.estimators import Estimate
 from aimo2.evals.figures import ProblemResult
@@ -444,7 +444,7 @@ def _code(report: Report) -> str:
         table = _table(["", "right", "", "samples"], rows, numeric=2)
         panels.append(
             f'<div class="panel"><h3>{escaped(run.name)}</h3>{table}'
-            f'<p class="note">{escaped(within)}</p></div>'
+            f'<p class="note">{escaped(within)}</p>{_repairs(use.repairs, at)}</div>'
         )
     if not panels:
         return ""
@@ -453,6 +453,20 @@ def _code(report: Report) -> str:
         " effect of code: which problems call for it, and when a model reaches for it, are mixed"
         f' in.</p><div class="panels">{"".join(panels)}</div>'
     )
+
+
+def _repairs(repairs: Sequence[RepairGroup], run: int) -> str:
+    if not repairs:
+        return ""
+    rows = [
+        f'<tr><td>{escaped(each.cause)}</td><td class="wide">{_bar(each.repaired, run)}</td>'
+        f'<td class="n">{100 * each.repaired.value:.0f} %</td>'
+        f'<td class="n soft hide-small">{each.figures.num_followed}</td>'
+        f'<td class="n soft">{each.figures.num_failed}</td></tr>'
+        for each in repairs
+    ]
+    heads = ["cause", "repaired by the next cell", "", "tried again*", "failed"]
+    return f"<h3>Failed cells by cause</h3>{_table(heads, rows, numeric=2)}"
 
 
 def _problems(report: Report, links: Links) -> str:

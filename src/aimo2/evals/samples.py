@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from aimo2.answers import Judge, group
 from aimo2.config import SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.evals.datasets import Item
+from aimo2.policy.repair import RepairFigures, repair_figures
 from aimo2.policy.vote import tally
 from aimo2.types import (
     AnswerSource,
+    ErrorKind,
     Opening,
     Outcome,
     Problem,
@@ -64,6 +68,8 @@ class Sample(Value):
     num_code_errors: int
     num_repaired: int
     """Failed cells whose next cell in the same rollout succeeded."""
+    repairs: dict[ErrorKind, RepairFigures] = Field(default={}, exclude=True)
+    """The same by what made cells fail, of the cells that this rollout ran itself."""
     stop_reason: RolloutStop
     answer_source: AnswerSource | None
     opening: Opening
@@ -89,6 +95,7 @@ def sample_of(trace: Trace, grade: Grade) -> Sample:
         num_code_runs=len(errors),
         num_code_errors=sum(error is not None for error in errors),
         num_repaired=repaired,
+        repairs=repair_figures([trace]),
         stop_reason=trace.stop_reason,
         answer_source=trace.answer_source,
         opening=trace.opening,

@@ -47,12 +47,18 @@ class RepairFigures:
         )
 
 
-def repair_figures(traces: Iterable[Trace]) -> Mapping[ErrorKind, RepairFigures]:
+def repair_figures(traces: Iterable[Trace]) -> dict[ErrorKind, RepairFigures]:
     """Figures by cause, most frequent first. A fork's shared turns count for its parent only."""
+    return summed(pair for trace in traces for pair in _of_trace(trace))
+
+
+def summed(
+    figures: Iterable[tuple[ErrorKind, RepairFigures]],
+) -> dict[ErrorKind, RepairFigures]:
+    """The sums by cause, most frequent first."""
     found: dict[ErrorKind, RepairFigures] = {}
-    for trace in traces:
-        for error, figures in _of_trace(trace):
-            found[error] = found.get(error, RepairFigures()) + figures
+    for error, more in figures:
+        found[error] = found.get(error, RepairFigures()) + more
     return dict(sorted(found.items(), key=lambda item: (-item[1].num_failed, item[0])))
 
 
