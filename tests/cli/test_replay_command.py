@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from aimo2.cli import app
 from aimo2.errors import Aimo2Error
+from aimo2.evals.recorded import read_samples
+from aimo2.evals.replay_measure import split
 from tests.evals.recorded import row, write
 
 
@@ -73,6 +75,24 @@ def test_the_grid_chooses_on_one_half_and_reports_the_other(samples: Path) -> No
     assert len(report["grid"]) > 50
     text = ran("replay", str(samples), "--grid", "--orders", "1")
     assert "held out: what the choice is worth" in text
+
+
+def test_the_grid_chooses_calibrated_by_models_that_have_not_seen_the_problem(
+    samples: Path,
+) -> None:
+    report = json.loads(ran("replay", str(samples), "--grid", "--json", "--orders", "1"))
+    assert "calibrated" in report["most_accurate"]
+    chosen, judged = (
+        {each["name"]: each for each in report[half]} for half in ("train", "held_out")
+    )
+    name = report["most_accurate"]
+    assert (chosen[name]["folds"], judged[name]["folds"]) == (5, 1)
+    assert judged[name]["weigh"]["calibration"]["num_problems"] == len(half_of(samples))
+
+
+def half_of(samples: Path) -> set[str]:
+    """The problems that `--grid` chooses on."""
+    return {each.problem_id for each in split(read_samples([samples]).problems)[0]}
 
 
 def test_a_fitted_model_can_be_stored_and_used(samples: Path, tmp_path: Path) -> None:

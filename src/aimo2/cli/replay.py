@@ -236,24 +236,28 @@ def _everything(run: _Run, *, fitted: bool) -> list[str]:
 def _search(
     run: _Run, given: Sequence[Calibration], margin: float, screen: "Screen"
 ) -> dict[str, Any]:
-    """Choose on one half of the problems, and say what the choice is worth on the other."""
+    """Choose on one half of the problems, and say what the choice is worth on the other.
+
+    A policy of `calibrated` is chosen by models that were fitted, for each problem, without it;
+    what is then judged on the other half is the model of the whole first half.
+    """
     train, held_out = split(run.problems, run.seed)
     if not train or not held_out:
         raise InputError("--grid needs more problems: one half is empty")
-    fitted = list(given)
-    if not fitted:
+    choosing, judged = list(given), list(given)
+    if not given:
         try:
-            fitted = [fit(train)]
+            choosing, judged = cross_fit(train), [fit(train)]
         except InputError as error:
             screen.notice(f"without `calibrated`: {error}")
-    candidates = policy_grid(train, concurrency=run.concurrency, calibrations=fitted)
+    candidates = policy_grid(train, concurrency=run.concurrency, calibrations=choosing)
     size = most_samples(train)
-    base = run.parse([f"{BASELINE}@{size}x{min(size, run.concurrency or size)}"], fitted)
+    base = run.parse([f"{BASELINE}@{size}x{min(size, run.concurrency or size)}"], ())
     screen.notice(f"{len(candidates)} policies, chosen on {len(train)} questions")
     results = run.measure(train, [*base, *candidates], screen)
     best, cheap = choose(results[1:], results[0], margin)
     picked = {each.name: each for each in (best, cheap)}
-    tested = run.measure(held_out, [*base, *(e.candidate for e in picked.values())], screen)
+    tested = run.measure(held_out, [*base, *run.parse(list(picked), judged)], screen)
     trained = [summarise(each, results[0]) for each in (results[0], *picked.values())]
     summaries = [summarise(each, tested[0]) for each in tested]
     return {
