@@ -1,6 +1,7 @@
 import math
 import random
 import tomllib
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy
@@ -85,6 +86,19 @@ def test_predictions_for_unseen_problems_are_calibrated_and_better_than_the_mean
     assert found.ranking == pytest.approx(0.78, abs=0.05)
     assert sum(each.num_traces for each in found.bins) == found.num_traces == 2400
     assert all(b.low <= b.predicted <= b.high for b in found.bins)
+
+
+def test_bins_are_as_sure_as_their_problems_and_not_as_their_traces() -> None:
+    """The same ten traces of a problem again and again are no more evidence."""
+    problems = [problem("a" * 10 if n % 3 else "b" * 10, name=f"p{n}") for n in range(30)]
+    model = Calibration(intercept=0.0, coefficients={}, means={}, scales={})
+    (once,) = reliability([replace(p, samples=p.samples[:1]) for p in problems], [model]).bins
+    (often,) = reliability(problems, [model]).bins
+    assert (once.num_traces, often.num_traces) == (30, 300)
+    assert astuple(often.right) == pytest.approx(astuple(once.right))
+    assert once.right.high - once.right.low > 0.2
+    (alone,) = reliability(problems[:1], [model]).bins
+    assert math.isnan(alone.right.low)
 
 
 def test_a_problem_is_predicted_by_a_model_that_has_not_seen_it() -> None:

@@ -1,3 +1,4 @@
+import math
 import random
 from collections.abc import Sequence
 from itertools import permutations
@@ -7,6 +8,7 @@ import numpy
 import pytest
 
 from aimo2.errors import ConfigError, InputError
+from aimo2.evals.estimators import mean_interval
 from aimo2.evals.recorded import ReplayedProblem
 from aimo2.evals.replay import DEFAULT_THROUGHPUT, replay
 from aimo2.evals.replay_measure import Replayed, choose, measure, pareto, split, summarise
@@ -74,6 +76,23 @@ def test_intervals_cover_as_often_as_they_say() -> None:
         accuracy = summarise(measured, measured).accuracy
         covered += accuracy.low <= 0.7 <= accuracy.high
     assert 0.90 <= covered / 150 <= 0.99
+
+
+def test_intervals_are_those_of_every_other_figure() -> None:
+    problems = [problem("a" if n % 3 else "b", name=f"p{n}") for n in range(12)]
+    (measured,) = run(problems, "never")
+    wanted = mean_interval([float(n % 3 > 0) for n in range(12)])
+    assert summarise(measured, measured).accuracy == wanted
+
+
+def test_one_problem_has_no_interval_and_no_nan_is_shown() -> None:
+    results = run([problem("aab", [100, 200, 300])], "never", "majority@2")
+    summaries = [summarise(each, results[0]) for each in results]
+    assert all(math.isnan(each.accuracy.low) for each in summaries)
+    assert math.isnan(summaries[1].gain.high)
+    text = "\n".join(plain_lines(summaries))
+    assert "nan" not in text
+    assert "never\t100.0\t+0.0 (" in text
 
 
 def test_an_ended_replay_is_over_the_problems_so_far() -> None:

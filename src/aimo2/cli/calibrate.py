@@ -21,6 +21,7 @@ from aimo2.evals.calibration import (
     plot,
     reliability,
 )
+from aimo2.evals.replay_report import with_interval
 from aimo2.journal import RecordFile
 
 
@@ -82,7 +83,8 @@ def lines(model: Calibration, found: Reliability) -> list[str]:
         f"right above wrong\t{found.ranking:.3f}",
         "predicted\tmean\tright\ttraces",
         *(
-            f"{b.low:.1f} to {b.high:.1f}\t{b.predicted:.3f}\t{b.right:.3f}\t{b.num_traces}"
+            f"{b.low:.1f} to {b.high:.1f}\t{b.predicted:.3f}"
+            f"\t{with_interval(b.right, 1, '.3f')}\t{b.num_traces}"
             for b in found.bins
         ),
         "coefficients, a standard deviation each:",

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from aimo2.config import Calibration
 from aimo2.errors import InputError
+from aimo2.evals.estimators import Estimate, ratio_interval
 from aimo2.evals.recorded import ReplayedProblem
 from aimo2.policy.calibrate import features, log_odds, probability
 
@@ -42,8 +43,8 @@ class Bin:
     num_traces: int
     predicted: float
     """Mean prediction."""
-    right: float
-    """Part that was right."""
+    right: Estimate
+    """Part that was right; the interval is over problems, whose traces go together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +126,29 @@ def reliability(
     problems: Sequence[ReplayedProblem], models: Sequence[Calibration], seed: int = 0
 ) -> Reliability:
     """Of each fold's model on its own fold; `models` as `cross_fit` gives them."""
-    predicted, truth = [], []
+    predicted, truth, ids = [], [], []
     for problem in problems:
         model = models[fold_of(problem.problem_id, len(models), seed)]
         voters = [each for each in problem.samples if each.signals.votes]
         predicted += [probability(o) for o in log_odds(model, [s.signals for s in voters])]
         truth += [float(each.correct) for each in voters]
+        ids += [problem.problem_id] * len(voters)
     p, y = numpy.array(predicted), numpy.array(truth)
     clipped = numpy.clip(p, 1e-12, 1 - 1e-12)
-    bins = tuple(_bins(p, y))
+    bins = tuple(_bins(p, y, numpy.array(ids, dtype=object)))
     return Reliability(
         num_traces=len(p),
         num_problems=len({each.problem_id for each in problems}),
         brier=float(numpy.mean((p - y) ** 2)),
         brier_constant=float(numpy.mean((y.mean() - y) ** 2)),
         log_loss=float(-numpy.mean(y * numpy.log(clipped) + (1 - y) * numpy.log(1 - clipped))),
-        error=sum(b.num_traces * abs(b.predicted - b.right) for b in bins) / len(p),
+        error=sum(b.num_traces * abs(b.predicted - b.right.value) for b in bins) / len(p),
         ranking=_ranking(p, y),
         bins=bins,
     )
 
 
-def _bins(p: Floats, y: Floats) -> list[Bin]:
+def _bins(p: Floats, y: Floats, ids: NDArray[numpy.object_]) -> list[Bin]:
     place = numpy.minimum((p * _BINS).astype(int), _BINS - 1)
     return [
         Bin(
@@ -154,11 +156,21 @@ def _bins(p: Floats, y: Floats) -> list[Bin]:
             high=(index + 1) / _BINS,
             num_traces=int(inside.sum()),
             predicted=float(p[inside].mean()),
-            right=float(y[inside].mean()),
+            right=_share(y[inside], ids[inside]),
         )
         for index in range(_BINS)
         if (inside := place == index).any()
     ]
+
+
+def _share(y: Floats, ids: NDArray[numpy.object_]) -> Estimate:
+    """Part of the traces that is right, its interval over the problems `ids`."""
+    _, problem = numpy.unique(ids, return_inverse=True)
+    found = ratio_interval(
+        numpy.bincount(problem, weights=y).tolist(), numpy.bincount(problem).tolist()
+    )
+    assert found is not None
+    return found
 
 
 def _ranking(p: Floats, y: Floats) -> float:
@@ -275,11 +287,13 @@ def plot(found: Reliability, path: Path) -> None:
         2, 1, figsize=(5, 6), height_ratios=(3, 1), sharex=True, constrained_layout=True
     )
     predicted = [each.predicted for each in found.bins]
-    shares = [each.right for each in found.bins]
+    rights = [each.right for each in found.bins]
     errors = [
-        1.96 * math.sqrt(each.right * (1 - each.right) / each.num_traces) for each in found.bins
+        [each.value - each.low for each in rights],
+        [each.high - each.value for each in rights],
     ]
     above.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    shares = [each.value for each in rights]
     above.errorbar(predicted, shares, yerr=errors, marker="o", capsize=3)
     above.set(ylabel="right", xlim=(0, 1), ylim=(0, 1))
     above.set_title(f"Brier {found.brier:.3f} (constant: {found.brier_constant:.3f})")

@@ -1,37 +1,28 @@
 """What policies come to over many recorded questions: accuracy, tokens, seconds, and how sure.
 
 Each question is replayed in several random orders of its samples, the same ones for every policy,
-so that figures are expectations and policies are compared in pairs. Intervals are over problems: a
-problem's runs and orders are drawn together. Knows no files and no terminal.
+so that figures are expectations and policies are compared in pairs. Intervals are over problems, as
+`estimators` makes them: a problem's runs and orders are drawn together. Knows no files and no
+terminal.
 """
 
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy
 from numpy.typing import NDArray
 
 from aimo2.evals.calibration import fold_of
+from aimo2.evals.estimators import Estimate, ratio_interval
 from aimo2.evals.recorded import ReplayedProblem
 from aimo2.evals.replay import Decision, Throughput, replay
 from aimo2.evals.replay_policies import Candidate
 
 Floats = NDArray[numpy.float64]
 
-RESAMPLES = 4_000
 _FIGURES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its 95 % interval; both ends are `nan` where there is but one problem."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,39 +129,29 @@ def _row(decision: Decision) -> tuple[float, ...]:
 
 
 def summarise(replayed: Replayed, baseline: Replayed) -> Summary:
-    """With percentile bootstrap intervals over problems; both over the same problems."""
-    draws = _draws(len(replayed.questions))
-    number = draws @ replayed.questions
-    mine = draws @ replayed.sums[:, :3]
-    other = draws @ baseline.sums[:, :2]
+    """With intervals over problems; both over the same problems."""
+    right, tokens, seconds = replayed.sums[:, :3].T
+    questions, itself = replayed.questions, replayed is baseline
     return Summary(
         name=replayed.name,
-        accuracy=_estimate(replayed.accuracy, mine[:, 0] / number),
-        tokens=_estimate(replayed.tokens, mine[:, 1] / number),
-        seconds=_estimate(replayed.mean(2), mine[:, 2] / number),
+        accuracy=_ratio(right, questions),
+        tokens=_ratio(tokens, questions),
+        seconds=_ratio(seconds, questions),
         votes=replayed.mean(3),
         rollouts=replayed.mean(4),
-        gain=_estimate(replayed.accuracy - baseline.accuracy, (mine[:, 0] - other[:, 0]) / number),
-        token_ratio=_estimate(
-            replayed.tokens / max(baseline.tokens, 1e-9),
-            mine[:, 1] / numpy.maximum(other[:, 1], 1e-9),
-        ),
+        gain=_exactly(0.0) if itself else _ratio(right - baseline.sums[:, 0], questions),
+        token_ratio=_exactly(1.0) if itself else _ratio(tokens, baseline.sums[:, 1]),
     )
 
 
-@lru_cache(maxsize=4)
-def _draws(problems: int, seed: int = 0) -> Floats:
-    """How often each problem is in each resample: shape (resamples, problems)."""
-    generator = numpy.random.default_rng(seed)
-    chances = numpy.full(problems, 1.0 / problems)
-    return generator.multinomial(problems, chances, size=RESAMPLES).astype(float)
+def _ratio(above: Floats, below: Floats) -> Estimate:
+    """A ratio of sums over problems; `nan` for 0 / 0."""
+    found = ratio_interval(above.tolist(), below.tolist())
+    return _exactly(math.nan) if found is None else found
 
 
-def _estimate(value: float, drawn: Floats) -> Estimate:
-    if numpy.ptp(drawn) == 0 and len(drawn) and math.isclose(drawn[0], value):
-        return Estimate(value, value, value)
-    low, high = numpy.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+def _exactly(value: float) -> Estimate:
+    return Estimate(value, value, value)
 
 
 def split(

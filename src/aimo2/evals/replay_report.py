@@ -1,5 +1,6 @@
 """What a replay came to: a table, plain lines, JSON, a plot. Knows no clock."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from aimo2.errors import InputError
-from aimo2.evals.replay_measure import Estimate, Replayed, Summary, pareto
+from aimo2.evals.estimators import Estimate
+from aimo2.evals.replay_measure import Replayed, Summary, pareto
 
 TITLES = ("policy", "accuracy", "gain", "tokens", "of baseline", "seconds", "votes", "rollouts")
 
@@ -17,19 +19,22 @@ def cells(summary: Summary) -> tuple[str, ...]:
     """One line of the table; accuracy and gain in per cent and points, with 95 % intervals."""
     return (
         summary.name,
-        _interval(summary.accuracy, 100, ".1f"),
-        _interval(summary.gain, 100, "+.1f"),
+        with_interval(summary.accuracy, 100, ".1f"),
+        with_interval(summary.gain, 100, "+.1f"),
         f"{summary.tokens.value:,.0f}",
-        _interval(summary.token_ratio, 100, ".0f"),
+        with_interval(summary.token_ratio, 100, ".0f"),
         f"{summary.seconds.value:,.1f}",
         f"{summary.votes:.1f}",
         f"{summary.rollouts:.1f}",
     )
 
 
-def _interval(estimate: Estimate, scale: float, form: str) -> str:
-    low, high = estimate.low * scale, estimate.high * scale
-    return f"{estimate.value * scale:{form}} ({low:{form}} to {high:{form}})"
+def with_interval(estimate: Estimate, scale: float, form: str) -> str:
+    """Without an interval where none is known, which is so for one problem."""
+    value, low, high = (scale * each for each in (estimate.value, estimate.low, estimate.high))
+    if math.isnan(low):
+        return "–" if math.isnan(value) else f"{value:{form}}"
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
 def table(summaries: Sequence[Summary]) -> Table:
