@@ -35,10 +35,11 @@ def trace(rollout: int, answer: str | None, **more: Any) -> dict[str, Any]:
     return json.loads(stored.model_dump_json()) | more  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a"])
 def test_rows_of_one_problem_and_run_are_one_question(tmp_path: Path, name: str) -> None:
     rows = [row("p", "7", model="m"), row("p", "8", model="m"), row("p", "7", model="other")]
-    recorded = read_samples([write(tmp_path / name, rows)])
+    path = write(tmp_path / (name if name != "a" else "a.gz"), rows)
+    recorded = read_samples([path.rename(tmp_path / name)])  # what is in it says what it is
     assert [(p.problem_id, len(p.samples)) for p in recorded.problems] == [("p", 2), ("p", 1)]
     assert [s.correct for s in recorded.problems[0].samples] == [True, False]
     assert [s.signals.rollout for s in recorded.problems[0].samples] == [0, 1]

@@ -214,7 +214,7 @@ def _compare(
     run: _Run, names: Sequence[str], given: Sequence[Calibration], screen: "Screen"
 ) -> dict[str, Any]:
     """The named policies, or every rule and every weighting, against all rollouts' plain vote."""
-    wanted = list(names) or _everything(run, fitted=bool(given))
+    wanted = list(names) or _everything(run, screen, fitted=bool(given))
     fitted = given or (cross_fit(run.problems) if any("calibrated" in n for n in wanted) else ())
     candidates = run.parse([BASELINE, *(name for name in wanted if name != BASELINE)], fitted)
     results = run.measure(run.problems, candidates, screen)
@@ -222,13 +222,14 @@ def _compare(
     return {"policies": _rows(summaries, results), "_tables": [("", summaries)], "_all": results}
 
 
-def _everything(run: _Run, *, fitted: bool) -> list[str]:
+def _everything(run: _Run, screen: "Screen", *, fitted: bool) -> list[str]:
     """Each stopping rule with plain votes, and each weighting of all votes."""
     weights = weight_grid(run.problems, calibrated=True)
     if not fitted:
         try:
             cross_fit(run.problems)
-        except InputError:
+        except InputError as error:
+            screen.notice(f"without `calibrated`: {error}")
             weights.remove("calibrated")
     return [BASELINE, *STOP_GRID[1:], *(f"never+{name}" for name in weights[1:])]
 

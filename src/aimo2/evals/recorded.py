@@ -135,8 +135,9 @@ def read_samples(sources: Sequence[Path], golds: Golds | None = None) -> Recorde
 def _json_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number (from 1) and object of each line that is not blank. Raises `InputError`."""
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+        with path.open("rb") as raw:
+            packed = raw.peek(2)[:2] == b"\x1f\x8b"
+            for number, line in enumerate(gzip.GzipFile(fileobj=raw) if packed else raw, 1):
                 place = f"{path} line {number}"
                 if not line.endswith(b"\n") and not _is_json(line):
                     notes.append(
@@ -243,9 +244,8 @@ def _cut_short_notes(
     if missing:
         yield (
             f"{path.name}: {missing} rollouts left out: their question ended before they had"
-            " answered, and what they would have come to is not known. Every policy, the baseline"
-            " too, sees the others only, which are the quick ones; to judge rules that go on"
-            " longer, record with --stop never"
+            " answered, and what they would have come to is not known; the others are the quick"
+            " ones. To judge rules that go on longer, record with --stop never"
         )
     if gone := len(questions) - len(finished):
         yield f"{path.name}: {gone} questions left out: none of their rollouts had ended"

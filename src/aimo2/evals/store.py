@@ -321,7 +321,7 @@ def read_record(folder: Path) -> RunRecord:
     path = folder / "run.json"
     try:
         text = path.read_text()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder} is no run: it has no run.json") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
