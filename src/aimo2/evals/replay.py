@@ -159,8 +159,8 @@ def _opened(
 ) -> tuple[list[_Rollout], int]:
     """The rollouts that start at once or when a place is free, and how many there are with forks.
 
-    A sample whose parent is not recorded starts as a root does, and so does one that says it is older
-    than its parent, which rules out circles.
+    A sample whose parent is not recorded starts as a root does, and so does one that says it is
+    older than its parent, which rules out circles.
     """
     samples = problem.samples
     places = range(len(samples)) if order is None else order
