@@ -214,6 +214,7 @@ def test_a_torn_last_line_is_left_out_and_it_is_said(torn: str, tmp_path: Path) 
         file.write('{"problem_id": "p", "rol')
     recorded = read_samples([tmp_path], {"p": "7"})
     assert recorded.num_samples == 2
+    assert recorded.problems[0].run == tmp_path.name
     assert [f"{torn}.jsonl line" in note and "is torn" in note for note in recorded.notes] == [True]
 
 

@@ -116,10 +116,13 @@ def cross_fit(
     problems: Sequence[ReplayedProblem], folds: int = FOLDS, ridge: float = RIDGE, seed: int = 0
 ) -> list[Calibration]:
     """For each fold, the model of the problems in the other ones. Raises `InputError` as `fit`."""
-    return [
-        fit([each for each in problems if fold_of(each.problem_id, folds, seed) != fold], ridge)
-        for fold in range(folds)
-    ]
+    try:
+        return [
+            fit([each for each in problems if fold_of(each.problem_id, folds, seed) != fold], ridge)
+            for fold in range(folds)
+        ]
+    except InputError as error:
+        raise InputError(f"without one of {folds} parts of the problems: {error}") from error
 
 
 def reliability(

@@ -125,7 +125,8 @@ def read_samples(sources: Sequence[Path], golds: Golds | None = None) -> Recorde
         if source.is_dir():
             known |= _outcome_golds(source / "outcomes.jsonl", recorded.notes)
             grades = _grades(source / "grades.jsonl", recorded.notes)
-        _read_file(traces_file(source), known, grades, recorded)
+        name = source.resolve().name  # of a run, its folder's: the files in it are all called alike
+        _read_file(traces_file(source), name, known, grades, recorded)
     if not recorded.problems:
         why = recorded.notes or [", ".join(map(str, sources))]
         raise InputError(f"no samples: {'; '.join(why)}; give graded samples, or golds for traces")
@@ -198,7 +199,11 @@ def _grades(path: Path, notes: list[str]) -> dict[tuple[str, int], bool]:
 
 
 def _read_file(
-    path: Path, golds: Golds, grades: Mapping[tuple[str, int], bool], recorded: Recorded
+    path: Path,
+    name: str,
+    golds: Golds,
+    grades: Mapping[tuple[str, int], bool],
+    recorded: Recorded,
 ) -> None:
     questions: dict[tuple[str, str], list[_Row]] = {}
     left_out = 0
@@ -214,11 +219,11 @@ def _read_file(
             continue
         questions.setdefault((row.problem_id, run), []).append(row)
     finished = {key: rows for key, every in questions.items() if (rows := _finished(every))}
-    recorded.notes += _cut_short_notes(path, questions, finished)
-    recorded.notes += _notes(path, finished, left_out, estimated)
+    recorded.notes += _cut_short_notes(name, questions, finished)
+    recorded.notes += _notes(name, finished, left_out, estimated)
     _fill_tokens(finished)
     for (problem_id, run), rows in finished.items():
-        recorded.problems.append(_problem(problem_id, f"{path.name} {run}".strip(), rows))
+        recorded.problems.append(_problem(problem_id, f"{name} {run}".strip(), rows))
 
 
 def _finished(rows: Sequence[_Row]) -> list[_Row]:
@@ -236,35 +241,33 @@ def _finished(rows: Sequence[_Row]) -> list[_Row]:
 
 
 def _cut_short_notes(
-    path: Path,
+    name: str,
     questions: Mapping[tuple[str, str], Sequence[_Row]],
     finished: Mapping[tuple[str, str], Sequence[_Row]],
 ) -> Iterator[str]:
     missing = sum(map(len, questions.values())) - sum(map(len, finished.values()))
     if missing:
         yield (
-            f"{path.name}: {missing} rollouts left out: their question ended before they had"
+            f"{name}: {missing} rollouts left out: their question ended before they had"
             " answered, and what they would have come to is not known; the others are the quick"
             " ones. To judge rules that go on longer, record with --stop never"
         )
     if gone := len(questions) - len(finished):
-        yield f"{path.name}: {gone} questions left out: none of their rollouts had ended"
+        yield f"{name}: {gone} questions left out: none of their rollouts had ended"
 
 
 def _notes(
-    path: Path,
+    name: str,
     questions: Mapping[tuple[str, str], Sequence[_Row]],
     left_out: int,
     estimated: set[str],
 ) -> list[str]:
-    notes = [f"{path.name}: tokens are estimated from {how}" for how in sorted(estimated)]
+    notes = [f"{name}: tokens are estimated from {how}" for how in sorted(estimated)]
     unknown = sum(row.own_tokens is None for rows in questions.values() for row in rows)
     if unknown:
-        notes.append(f"{path.name}: {unknown} samples of unknown length count as the mean one")
+        notes.append(f"{name}: {unknown} samples of unknown length count as the mean one")
     if left_out:
-        notes.append(
-            f"{path.name}: {left_out} samples left out: nothing says whether they are right"
-        )
+        notes.append(f"{name}: {left_out} samples left out: nothing says whether they are right")
     return notes
 
 

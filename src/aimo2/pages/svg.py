@@ -36,11 +36,14 @@ class Scale:
         return math.log(self.high / self.low)
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round numbers inside the scale, about as many as wanted."""
+        """Round numbers inside the scale, about as many as wanted; on a short logarithmic scale,
+        evenly spread ones.
+        """
         if self.log:
             steps = [base * 10.0**power for power in range(-6, 13) for base in (1, 2, 5)]
             inside = [step for step in steps if self.low <= step <= self.high]
-            return inside[:: math.ceil(len(inside) / wanted)] if inside else [self.low, self.high]
+            if len(inside) > 2:
+                return inside[:: math.ceil(len(inside) / wanted)]
         rough = (self.high - self.low) / max(1, wanted)
         unit = 10.0 ** math.floor(math.log10(rough))
         step = next(unit * base for base in (1, 2, 2.5, 5, 10) if unit * base >= rough * 0.999)
