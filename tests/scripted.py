@@ -41,6 +41,28 @@ class InstantJudge(Judge):
         """There is nothing to start."""
 
 
+@dataclass
+class HangingJudge(InstantJudge):
+    """Algebra takes its time; only a deadline that was given ends it earlier."""
+
+    takes: float = 1e6
+    num_asked: int = 0
+
+    def __post_init__(self) -> None:
+        Judge.__init__(self)
+
+    async def ask(
+        self, request: dict[str, Any], timeout: float, deadline: Deadline
+    ) -> dict[str, Any]:
+        self.num_asked += 1
+        try:
+            async with asyncio.timeout_at(deadline.when()):
+                await asyncio.sleep(self.takes)
+        except TimeoutError:
+            return {"note": "late", "untried": True}
+        return {"note": "not decided"}
+
+
 PROBLEM = Problem(id="p", statement="What is 6 times 7?", gold="42")
 
 Reply = str | Iterable[Step]
@@ -174,14 +196,15 @@ def run_solver(
     extend: tuple[float, float] | None = None,
     script: Callable[[str, dict[str, Any]], CellResult] = execute,
     scorer: Scorer | None = None,
+    judge: Judge | None = None,
 ) -> SolverRun:
     """`extend`: after so many seconds, a new deadline so many seconds from the start."""
     sandbox = FakeSandbox(script)
 
     async def main() -> SolverRun:
         loop = asyncio.get_running_loop()
-        async with sandbox, InstantJudge() as judge:
-            tools = Tools(scripted, sandbox, judge, scorer=scorer or Confidence())
+        async with sandbox, judge or InstantJudge() as comparing:
+            tools = Tools(scripted, sandbox, comparing, scorer=scorer or Confidence())
             solver = Solver(problem, settings, tools, Recorder())
             if interrupt_after is not None:
                 loop.call_later(interrupt_after, solver.interrupt, interrupt_reason)

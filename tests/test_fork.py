@@ -33,6 +33,11 @@ CODE = "```python\nx = 6 * 7\nprint(x)\n```\n"
 USE = "```python\nprint(x + 1)\n```\n"
 
 
+def blank_line(chunk: Chunk, turn: str) -> Break | None:
+    at = turn.find("\n\n")
+    return Break("step", at + 2) if at >= 0 else None
+
+
 @dataclass
 class Master(Alone):
     """An owner that does what the test says."""
@@ -131,10 +136,6 @@ def test_a_point_that_is_held_gives_branches_long_after_its_rollout_went_on() ->
 
 
 def test_a_boundary_inside_a_call_ends_the_turn_there_and_closes_the_stream() -> None:
-    def blank_line(chunk: Chunk, turn: str) -> Break | None:
-        at = turn.find("\n\n")
-        return Break("step", at + 2) if at >= 0 else None
-
     async def main() -> None:
         scripted = model("First I think.\n\nAnd more", "\\boxed{42}")
         master = Master("go on", blank_line)
@@ -202,6 +203,37 @@ def test_a_deadline_that_comes_nearer_ends_the_call() -> None:
             await task
             assert (rollout.stop_reason, rollout.seconds) == ("deadline", 3.0)
             assert scripted.calls[0].state == "closed"
+
+    run_virtual(main())
+
+
+def test_a_branch_goes_on_with_its_parents_budget_of_thinking() -> None:
+    """Of 20 tokens and one wait, the parent has spent 11 and the wait when it forks."""
+    replies = iter(
+        [
+            "<think>\none two three four</think>\n",
+            "five six seven eight\n\nand",
+            "nine ten </think>",
+            "more and more of it " * 9,
+            "\\boxed{42}\n",
+        ]
+    )
+    scripted = ScriptedModel(lambda conversation, sampling: [next(replies)])
+    settings = config(min_thinking_tokens=15, max_thinking_tokens=20, max_waits=1)
+
+    async def main() -> None:
+        async with question(scripted, settings, Master("park", blank_line)) as (asked, _, _):
+            parent = Rollout(asked, 0)
+            await parent.run(NEVER)
+            assert "Wait" in parent.turns[0].injected
+            thoughtless, thoughtful = await parent.fork(1), await parent.fork(2)
+            await thoughtless.run(NEVER)
+            assert [turn.text for turn in thoughtless.turns[2:]] == ["nine ten </think>"]
+            await thoughtful.run(NEVER)
+            assert "long enough" in thoughtful.turns[2].injected
+            assert thoughtful.turns[2].num_tokens <= 9
+            assert thoughtful.answer is not None
+            await parent.close()
 
     run_virtual(main())
 

@@ -5,15 +5,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aimo2.config import SalvageConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ModelUnavailable
 from aimo2.llm import Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.sandbox import CellResult
-from aimo2.sandbox.fake import FakeSandbox
+from aimo2.sandbox.fake import FakeKernel, FakeSandbox
 from aimo2.solver import Solver, Tools
 from aimo2.types import Problem, StopReason
-from tests.scripted import PROBLEM, InstantJudge, Recorder, config, execute, model, run_solver
+from tests.scripted import (
+    PROBLEM,
+    HangingJudge,
+    InstantJudge,
+    Recorder,
+    config,
+    execute,
+    model,
+    run_solver,
+)
 from tests.virtual import run_virtual
 
 
@@ -151,6 +161,87 @@ def test_equal_expressions_vote_together_under_the_first_one_written() -> None:
     outcome = run.solved.outcome
     assert list(outcome.votes.values()) == [2.0, 1.0]
     assert outcome.correct is True
+
+
+def test_a_judge_that_hangs_neither_passes_the_deadline_nor_loses_a_vote() -> None:
+    """The second answer is compared for ever; the others queue behind it, a forced one too."""
+
+    def script(conversation: Conversation, sampling: Sampling) -> list[Step]:
+        if conversation.reply.endswith("\\boxed{"):
+            return ["5}"]
+        return next(replies)
+
+    talking: list[Step] = ["Well. ", Delay(1e6)]
+    replies = iter([boxed("x+1", 1), boxed("1+x", 2), boxed("7", 3), talking])
+    run = run_solver(
+        ScriptedModel(script),
+        config(
+            num_rollouts=4,
+            concurrency=4,
+            answer_type="expr",
+            stop="never",
+            salvage=SalvageConfig(),
+        ),
+        problem=Problem(id="p", statement="s"),
+        seconds=10.0,
+        judge=HangingJudge(),
+    )
+    outcome = run.solved.outcome
+    assert run.seconds <= 10.0
+    assert outcome.stop_reason == "deadline"
+    assert outcome.votes == {"x+1": 1.0, "1+x": 1.0, "7": 1.0, "5": 0.5}
+    assert [trace.weight for trace in run.solved.traces] == [1.0, 1.0, 1.0, 0.5]
+
+
+def test_without_a_deadline_a_judge_that_hangs_costs_its_own_time_limit_once() -> None:
+    judge = HangingJudge(takes=3.0)
+    run = run_solver(
+        model(boxed("x+1"), boxed("1+x"), boxed("x+1"), boxed("1+x")),
+        config(num_rollouts=4, answer_type="expr", stop="never"),
+        problem=Problem(id="p", statement="s"),
+        judge=judge,
+    )
+    assert run.solved.outcome.votes == {"x+1": 2.0, "1+x": 2.0}
+    assert (judge.num_asked, run.seconds) == (1, 7.0)
+
+
+def test_an_expression_that_is_guessed_votes_once() -> None:
+    run = run_solver(
+        model("It may be 7 or so.", "}"),
+        config(answer_type="expr", salvage=SalvageConfig()),
+        problem=Problem(id="p", statement="s"),
+    )
+    assert run.solved.outcome.votes == {"7": 0.1}
+
+
+def test_an_answer_counts_though_its_kernel_does_not_close_in_time() -> None:
+    class Slow(FakeKernel):
+        async def close(self) -> None:
+            await asyncio.sleep(60)
+
+    class Sticky(FakeSandbox):
+        async def create(self) -> FakeKernel:
+            return Slow(self.script)
+
+    def script(conversation: Conversation, sampling: Sampling) -> list[Step]:
+        if conversation.reply.endswith("\\boxed{"):
+            return ["5}"]
+        if "```output" in conversation.reply:
+            return ["On and", Delay(1e6)]
+        return ["1\n```\n"] if "```python" in conversation.reply else boxed(7, 1)
+
+    async def main() -> None:
+        async with InstantJudge() as judge:
+            tools = Tools(ScriptedModel(script), Sticky(execute), judge)
+            asked = config(
+                openings=("code", "plain"), num_rollouts=2, concurrency=2, salvage=SalvageConfig()
+            )
+            solver = Solver(PROBLEM, asked, tools, Recorder())
+            solved = await solver.solve(Deadline.after(3))
+            assert solved.outcome.num_code_runs == 1
+            assert solved.outcome.votes == {"7": 1.0, "5": 0.5}
+
+    run_virtual(main())
 
 
 def test_openings_are_taken_in_turn() -> None:

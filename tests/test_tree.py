@@ -1,5 +1,6 @@
 """Questions that grow as trees: shapes, prefixes, kernels, and nothing left over."""
 
+import asyncio
 import random
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +13,7 @@ from aimo2.errors import ContextFull, DeadlinePassed, ModelUnavailable, SandboxE
 from aimo2.llm import Chunk, Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.sandbox import CellResult
-from aimo2.types import Trace
+from aimo2.types import StopReason, Trace
 from tests.scripted import SolverRun, config, execute, run_solver
 
 CODE = "```python\nx = 6 * 7\nprint(x)\n```\n"
@@ -113,6 +114,40 @@ def test_a_long_text_without_code_branches_at_a_blank_line() -> None:
     check_tree(run.solved.traces)
 
 
+def talking(reply: str, seconds: float = 100.0) -> ScriptedModel:
+    """Says `reply` first of all, then talks on, a token a second, and answers."""
+
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        if not conversation.reply and reply:
+            yield reply
+        yield from (step for _ in range(int(seconds)) for step in (Delay(1), " on"))
+        yield "\\boxed{42}"
+
+    return ScriptedModel(script)
+
+
+def bfs(**more: int) -> dict[str, object]:
+    return {"policy": "bfs", "roots": 2, "step_tokens": 10, **more}
+
+
+def test_slots_wait_for_branches_no_longer_than_it_takes_to_come_to_one() -> None:
+    """Texts without a blank line or code never fork: after 20 tokens all slots get roots."""
+    run = run_solver(talking(""), config(num_rollouts=6, concurrency=6, stop="never", branch=bfs()))
+    assert children(run, None) == [0, 1, 2, 3, 4, 5]
+    assert [round(trace.started) for trace in run.solved.traces] == [0, 0, 20, 20, 20, 20]
+    assert run.seconds == 120.0
+
+
+def test_slots_get_roots_at_once_where_nothing_that_runs_can_fork_any_more() -> None:
+    run = run_solver(
+        talking("Some words to begin with, more than ten of them all in all.\n\n"),
+        config(num_rollouts=8, concurrency=8, stop="never", branch=bfs(max_depth=1)),
+    )
+    assert [trace.parent for trace in run.solved.traces] == [None, None, 0, 1, 0, 1, None, None]
+    assert {trace.started for trace in run.solved.traces} == {0.0}
+    check_tree(run.solved.traces)
+
+
 def test_a_kernel_that_cannot_be_forked_costs_the_branches_only() -> None:
     def script(code: str, namespace: dict[str, object]) -> CellResult:
         namespace["unforkable"] = Unforkable()
@@ -208,6 +243,68 @@ def test_searches_by_steps_go_on_with_what_the_scorer_likes(policy: str, concurr
     pruned = [trace for trace in run.solved.traces if trace.stop_reason == "pruned"]
     assert len(pruned) >= 3
     assert all(trace.answer is None for trace in pruned)
+
+
+class Broken:
+    """A scorer whose model fails, or never answers and knows no deadline."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.num_asked = 0
+
+    async def score(
+        self, waiting: Sequence[Attempt], ended: Sequence[Attempt], deadline: Deadline
+    ) -> list[float]:
+        self.num_asked += 1
+        if self.error is not None:
+            raise self.error
+        await asyncio.sleep(1e9)
+        raise AssertionError
+
+
+@pytest.mark.parametrize("error", [None, ModelUnavailable("gone")])
+def test_a_scorer_that_fails_is_asked_once_and_the_search_goes_on(error: Exception | None) -> None:
+    scorer = Broken(error)
+    run = run_solver(
+        steps(-1),
+        config(num_rollouts=2, concurrency=2, stop="never", branch="beam"),
+        scorer=scorer,
+    )
+    assert scorer.num_asked == 1
+    assert run.seconds == 3.0 + (0.0 if error else 10.0)
+    assert run.solved.outcome.answer == "8"
+    assert run.solved.outcome.note == (
+        "searched without scores: gone"
+        if error
+        else "searched without scores: no scores within 10 s"
+    )
+
+
+@pytest.mark.parametrize("reason", ["deadline", "no_progress"])
+def test_rollouts_that_wait_for_a_score_are_made_to_answer_in_time(reason: StopReason) -> None:
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        forced = conversation.reply.endswith("\\boxed{")
+        return ["42}"] if forced else [Delay(1), "A step of it.\n\n", "Further"]
+
+    run = run_solver(
+        ScriptedModel(script),
+        config(
+            num_rollouts=3,
+            concurrency=3,
+            stop="never",
+            branch="beam",
+            salvage=SalvageConfig(),
+        ),
+        scorer=Broken(),
+        seconds=6.0 if reason == "deadline" else None,
+        interrupt_after=3.0 if reason == "no_progress" else None,
+        interrupt_reason=reason,
+    )
+    assert run.solved.outcome.stop_reason == reason
+    assert run.solved.outcome.votes == {"42": 1.5}
+    assert run.solved.outcome.note is None
+    assert [trace.stop_reason for trace in run.solved.traces] == ["salvaged"] * 3
+    assert run.seconds <= 6.0
 
 
 def test_after_the_last_step_every_beam_goes_on_by_itself() -> None:

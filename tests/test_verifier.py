@@ -8,7 +8,7 @@ import pytest
 from aimo2.config import VerifyConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import ModelUnavailable
-from aimo2.llm import Conversation, Sampling
+from aimo2.llm import Chunk, Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.policy.select import Candidate
 from aimo2.prompts import UNKNOWN, families
@@ -93,6 +93,20 @@ def test_boxes_in_a_verifiers_thinking_do_not_choose() -> None:
 
     verdict = judge(ScriptedModel(script), comparisons=2, family=families()["deepseek-r1"])
     assert [pick.answer for pick in verdict.picks] == ["42", "42"]
+
+
+def test_a_box_in_thinking_that_was_cut_off_does_not_choose() -> None:
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        wrong, good = (number_of(answer, conversation) for answer in ("41", "42"))
+        if conversation.reply.endswith("\\boxed{"):
+            assert "</think>" in conversation.reply
+            return [good + "}"]
+        return [Chunk(f"Is it \\boxed{{{wrong}}}? Or", 9, (), "length")]
+
+    scripted = ScriptedModel(script)
+    verdict = judge(scripted, comparisons=2, family=families()["deepseek-r1"])
+    assert [pick.answer for pick in verdict.picks] == ["42", "42"]
+    assert len(scripted.calls) == 4
 
 
 def test_a_solution_is_shown_without_its_thinking_and_shortened() -> None:

@@ -94,6 +94,18 @@ def test_a_probe_under_way_is_hung_up_on_when_its_rollout_ends() -> None:
     assert run.seconds < 200
 
 
+def test_tokens_of_a_probe_that_is_hung_up_on_are_counted() -> None:
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        if is_probe(conversation):
+            return ["4", Chunk("2", 3), Delay(10_000), "}"]
+        return [*reasoning(12), "So \\boxed{42}.\n"]
+
+    scripted = ScriptedModel(script)
+    outcome = run_solver(scripted, config(cut=CutConfig(probe="mid"))).solved.outcome
+    assert [(call.state, call.num_tokens) for call in scripted.calls[1:]] == [("closed", 4)]
+    assert outcome.num_sampled_tokens == sum(call.num_tokens for call in scripted.calls)
+
+
 def test_no_probe_is_begun_inside_a_code_block() -> None:
     lines = [step for number in range(20) for step in (Delay(1), f"x{number} = {number}\n")]
 

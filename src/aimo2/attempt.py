@@ -161,6 +161,9 @@ class Path:
     temperature: float | None
     confidence: ConfidenceMeter
     """Of the path's tokens; a branch goes on with a copy."""
+    num_thinking_tokens: int
+    num_waits: int
+    """How often its thinking was made to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,8 @@ class Attempt:
         inherited = path.temperature if path else None
         self._temperature = inherited if variation.temperature is None else variation.temperature
         self.confidence = path.confidence.copy() if path else ConfidenceMeter(config.cut.window)
+        self._num_thinking_tokens = path.num_thinking_tokens if path else 0
+        self._num_waits = path.num_waits if path else 0
         self.in_block = False
         """Whether its text ends inside a code block, while it samples."""
         self.offered: Extracted | None = None
@@ -323,6 +328,8 @@ class Attempt:
             last_good_output=self.last_good_output,
             temperature=self._temperature,
             confidence=self.confidence.copy(),
+            num_thinking_tokens=self._num_thinking_tokens,
+            num_waits=self._num_waits,
         )
 
     def finish(self, stop: RolloutStop) -> None:

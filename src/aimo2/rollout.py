@@ -89,8 +89,6 @@ class Rollout(Attempt):
         self._nudge = variation.nudge
         self._kernel = kernel
         self._loop_detector = LoopDetector()
-        self._thinking_tokens = 0
-        self._num_waits = 0
         self._watchers: Sequence[Watcher] = ()
         self._own_end = self._question_end = self._deadline = NEVER
         self._scope: asyncio.Timeout | None = None
@@ -216,7 +214,7 @@ class Rollout(Attempt):
                     if ending is not None:
                         return ending
         finally:
-            self._thinking_tokens += thinking.num_tokens
+            self._num_thinking_tokens += thinking.num_tokens
         return self._ending(parser.finish(), skipped)
 
     def _sampling(self) -> Sampling:
@@ -236,7 +234,7 @@ class Rollout(Attempt):
     def _thought(self, thinking: salvage.ThinkingMeter, chunk: Chunk) -> _Injected | None:
         """Budget forcing, both ways: thinking that ends too early, thinking that does not end."""
         ended = thinking.feed(chunk.text, chunk.num_tokens)
-        num_tokens = self._thinking_tokens + thinking.num_tokens
+        num_tokens = self._num_thinking_tokens + thinking.num_tokens
         limits, family = self._limits, self._question.family
         if ended and num_tokens < (limits.min_thinking_tokens or 0):
             assert self._current is not None

@@ -7,7 +7,6 @@ from typing import Protocol
 from aimo2.attempt import Attempt
 from aimo2.config import BranchConfig
 from aimo2.deadline import Deadline
-from aimo2.errors import ModelError
 from aimo2.llm.reward import RewardModel
 from aimo2.policy.branch import agreement_scores, code_score, confidence_score
 from aimo2.policy.signals import last_line
@@ -21,7 +20,7 @@ class Scorer(Protocol):
     ) -> list[float]:
         """One score for each that waits. `ended`: those of the question that have ended.
 
-        A scorer that fails says 0.5 for all rather than raise: the search then goes on blindly.
+        Raises `ModelError` where a scorer asks a model that fails.
         """
         ...
 
@@ -67,13 +66,11 @@ class Reward:
     async def score(
         self, waiting: Sequence[Attempt], ended: Sequence[Attempt], deadline: Deadline
     ) -> list[float]:
-        """The reward of each rollout's last step; 0.5 for all where the server fails."""
+        """The reward of each rollout's last step."""
         asked = (self._model.score(rollout.conversation, deadline) for rollout in waiting)
         scores = await asyncio.gather(*asked, return_exceptions=True)
         found: list[float] = []
         for score in scores:
-            if isinstance(score, ModelError):
-                return [0.5] * len(waiting)
             if isinstance(score, BaseException):
                 raise score
             found.append(score)

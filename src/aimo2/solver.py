@@ -22,6 +22,7 @@ from aimo2.attempt import (
 from aimo2.ballot import Ballot
 from aimo2.config import SolveConfig
 from aimo2.deadline import NEVER, Deadline
+from aimo2.errors import DeadlinePassed, ModelError
 from aimo2.llm import Chunk, Model
 from aimo2.policy.select import Candidate
 from aimo2.policy.signals import signals_of
@@ -40,6 +41,8 @@ from aimo2.watch import Cuts, Prober
 
 _CLEANUP_SECONDS = 0.5
 """How long a cancelled rollout may take to close its stream and kernel."""
+_SCORE_SECONDS = 10.0
+"""How long a step may wait for its scores: every rollout stands still meanwhile."""
 _COMPARE_SECONDS = 2.0
 """How long the comparison with a gold answer may take after the question has ended."""
 _LEAST_WAIT_SECONDS = 0.002
@@ -107,6 +110,8 @@ class Solver:
         self._winding: StopReason | None = None
         self._stop_reason: StopReason | None = None
         self._num_tokens = 0
+        self._blind: str | None = None
+        """Why the search goes on without scores."""
 
     def _chosen_verifier(self) -> Verifier:
         other = self._tools.verifier
@@ -193,6 +198,7 @@ class Solver:
         finally:
             warming.cancel()
             await asyncio.wait([warming])
+        self._settle()
         await self._last_resort()
         await self._verify()
         seconds = asyncio.get_running_loop().time() - self._schedule.began
@@ -299,20 +305,48 @@ class Solver:
     async def _count(self, rollout: Rollout, tree: Tree) -> None:
         """Weigh the rollout's vote with the others, and stop the question if that decides it."""
         self._cuts.ended(rollout)
-        await self._ballot.add(signals_of(rollout.trace()))
+        await self._ballot.add(signals_of(rollout.trace()), deadline=self._schedule.voted_by())
         reason = stopped(
-            self._config.stop, self._ballot.votes, tree.running, self._config.num_rollouts
+            self._config.stop,
+            self._ballot.votes,
+            tree.running,
+            self._config.num_rollouts,
+            self._config.weigh,
         )
         if reason is not None:
             self._stop(self._winding or reason)
 
     async def _canonicalise(self, raw: str) -> Canonical:
         return await self._tools.judge.canonicalise(
-            raw, self._config.answer_type, self._config.modulus, deadline=self._schedule.deadline
+            raw, self._config.answer_type, self._config.modulus, deadline=self._schedule.last_word()
         )
 
     async def _score(self, waiting: Sequence[Attempt], ended: Sequence[Attempt]) -> list[float]:
-        return await self._tools.scorer.score(waiting, ended, self._schedule.settled_by())
+        """By the scorer, until it fails: from then on all are worth the same."""
+        if self._blind is None:
+            by = self._schedule.settled_by().within(_SCORE_SECONDS)
+            try:
+                async with asyncio.timeout_at(by.when()):
+                    return await self._tools.scorer.score(waiting, ended, by)
+            except (TimeoutError, DeadlinePassed):
+                self._blind = f"no scores within {_SCORE_SECONDS:g} s"
+            except ModelError as error:
+                self._blind = str(error)
+        return [0.5] * len(waiting)
+
+    def _settle(self) -> None:
+        """Count those that had answered when their workers were cancelled: in the midst of
+        comparing, or of closing a kernel. A vote that has decided stays as it was.
+        """
+        if self._stop_reason in (self._config.stop.rule, "max_votes"):
+            return
+        self._ballot.settle(
+            *(
+                signals_of(rollout.trace())
+                for rollout in self.rollouts
+                if rollout.answer is not None and not self._ballot.has_answer(rollout.index)
+            )
+        )
 
     async def _last_resort(self) -> None:
         """Nobody has voted: any rollout that has text gets a guess out of it."""
@@ -320,15 +354,15 @@ class Solver:
             return
         if not self._config.salvage.enabled:
             return
-        voted = {one.rollout for one in self._ballot.signals if one.answer is not None}
         for rollout in self.rollouts:
             await rollout.guess()
         await self._ballot.add(
             *(
                 signals_of(rollout.trace())
                 for rollout in self.rollouts
-                if rollout.answer is not None and rollout.index not in voted
-            )
+                if rollout.answer is not None and not self._ballot.has_answer(rollout.index)
+            ),
+            deadline=self._schedule.last_word(),
         )
 
     async def _verify(self) -> None:
@@ -362,7 +396,7 @@ class Solver:
 
     def watchers(self, rollout: Attempt) -> Sequence[Watcher]:
         """Who looks at a rollout: see `Owner`."""
-        return (_Spending(self), *self._cuts.watchers(rollout))
+        return (_Sampled(self), *self._cuts.watchers(rollout))
 
     def stepper(self, rollout: Attempt) -> Stepper | None:
         """What finds boundaries inside a model call: see `Owner`."""
@@ -372,9 +406,11 @@ class Solver:
         """What follows at a boundary: see `Owner`."""
         return await self._tree.boundary(rollout, kind) if self._tree else "go on"
 
-    def spent(self, num_tokens: int) -> None:
-        """Count sampled tokens against the question's budget."""
-        self._num_tokens += num_tokens
+    def sampled(self, chunk: Chunk, rollout: Attempt) -> None:
+        """Count sampled tokens against the question's budget, and tell the tree."""
+        self._num_tokens += chunk.num_tokens
+        if self._tree is not None:
+            self._tree.sampled(rollout)
         if self._num_tokens >= (self._config.max_tokens or self._num_tokens + 1):
             self._wind_down("max_tokens")
 
@@ -413,13 +449,14 @@ class Solver:
         )
 
     def _note(self, votes: Tally) -> str | None:
-        """Why there is no answer, or what the canonical form hides."""
+        """Why there is no answer, what the canonical form hides, or that the search was blind."""
+        blind = None if self._blind is None else f"searched without scores: {self._blind}"
         if votes.leader is None:
-            return next((r.error for r in self.rollouts if r.error), None)
+            return next((r.error for r in self.rollouts if r.error), blind)
         for rollout in self.rollouts:
             if rollout.answer and rollout.answer.canonical.value == votes.leader:
-                return rollout.answer.canonical.note
-        return None
+                return rollout.answer.canonical.note or blind
+        return blind
 
     async def _correct(self, answer: str | None) -> bool | None:
         gold = self._problem.gold
@@ -434,13 +471,13 @@ class Solver:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spending:
-    """Counts a rollout's tokens against the question's budget."""
+class _Sampled:
+    """Tells the solver what its rollouts sample."""
 
     solver: Solver
 
     def feed(self, chunk: Chunk, rollout: Attempt) -> RolloutStop | None:
-        self.solver.spent(chunk.num_tokens)
+        self.solver.sampled(chunk, rollout)
         return None
 
     async def close(self) -> None:

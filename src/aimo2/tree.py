@@ -6,7 +6,7 @@ this knows no votes and no deadlines.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from aimo2.attempt import Attempt, BoundaryKind, Break, Onward, Question, Stepper, Variation
@@ -17,7 +17,7 @@ from aimo2.llm import Chunk
 from aimo2.policy import branch
 from aimo2.rollout import BranchPoint, Rollout
 
-Score = Callable[[Sequence[Rollout], Sequence[Rollout]], Awaitable[list[float]]]
+Score = Callable[[Sequence[Rollout], Sequence[Rollout]], Coroutine[None, None, list[float]]]
 """Scores of the waiting rollouts, given the ended ones; see `scorer.Scorer`."""
 
 
@@ -51,6 +51,9 @@ class Tree:
         self._waiting: list[Rollout] = []
         self._ready: deque[Rollout] = deque()
         self._num_running = 0
+        self._awaited: set[int] = set()
+        """Running rollouts of whose branches an idle slot waits."""
+        self._scoring: asyncio.Task[list[float]] | None = None
         self._changed = asyncio.Event()
         self._taking = asyncio.Lock()
         self._growing = True
@@ -86,7 +89,36 @@ class Tree:
     def stop_growing(self) -> None:
         """From now on only what waits is handed out, to be brought to its end."""
         self._growing = False
+        if self._scoring is not None:
+            self._scoring.cancel()
         self._changed.set()
+
+    def sampled(self, rollout: Attempt) -> None:
+        """A rollout has sampled more: one that does not fork in time is waited for no longer."""
+        if rollout.index in self._awaited and not self._may_branch(rollout):
+            self._awaited.discard(rollout.index)
+            self._changed.set()
+
+    def _awaits_branches(self) -> bool:
+        """Whether a slot rather stays idle for now than begins a root: what runs may soon fork.
+
+        Roots that were begun for want of branches are not waited for in their turn.
+        """
+        if self._branch.policy in STEP_POLICIES:
+            return self._num_running > 0
+        first = branch.first_roots(self._branch, self._config.num_rollouts)
+        self._awaited = {
+            rollout.index
+            for rollout in self.rollouts
+            if rollout.stop_reason is None
+            and (rollout.parent is not None or rollout.index < first)
+            and self._may_branch(rollout)
+        }
+        return bool(self._awaited)
+
+    def _may_branch(self, rollout: Attempt) -> bool:
+        given = self._num_points.get(rollout.index, 0)
+        return branch.may_branch(self._branch, rollout.depth, given, rollout.num_own_tokens)
 
     async def _next(self) -> Rollout | None:
         if not self._growing:
@@ -101,11 +133,11 @@ class Tree:
             grown = await self._grow()
             if grown is not None:
                 return grown
-        if self._num_running:
-            return None  # What runs may come to a boundary yet: rather share its work.
+        if self._awaits_branches():
+            return None
         if self._waiting:
             await self._decide_step()
-            return self._ready.popleft() if self._ready else None
+            return await self._next()
         step = self._branch.policy in STEP_POLICIES
         return self._root() if self._room() and not step else None
 
@@ -164,9 +196,11 @@ class Tree:
     async def _decide_step(self) -> None:
         """Every rollout waits: let the best go on, in as many ways as the policy gives them."""
         waiting = sorted(self._waiting, key=lambda rollout: rollout.index)
-        self._waiting.clear()
         ended = [rollout for rollout in self.rollouts if rollout.stop_reason is not None]
-        scores = await self._score(waiting, ended)
+        scores = await self._scores(waiting, ended)
+        if not self._growing:
+            return  # Time is up: all of them are made to answer instead.
+        self._waiting.clear()
         finished = sum(rollout.stop_reason not in ("pruned", "forked") for rollout in ended)
         ways = branch.allot(
             self._branch,
@@ -187,6 +221,17 @@ class Tree:
                     break  # It goes on in fewer ways.
                 self._enlist(child)
                 self._ready.append(child)
+
+    async def _scores(self, waiting: Sequence[Rollout], ended: Sequence[Rollout]) -> list[float]:
+        """Of those that wait; none where `stop_growing` comes first."""
+        self._scoring = asyncio.create_task(self._score(waiting, ended))
+        try:
+            await asyncio.wait([self._scoring])
+            return self._scoring.result() if self._growing else []
+        finally:
+            self._scoring.cancel()
+            await asyncio.wait([self._scoring])
+            self._scoring = None
 
     def stepper(self, rollout: Attempt) -> Stepper | None:
         """What finds boundaries inside the rollout's next model call, if anything has to."""

@@ -84,17 +84,23 @@ class Verifier:
             async with asyncio.timeout_at(deadline.when()):
                 asked = Conversation(messages, reply)
                 said = await self._sample(asked, seed, self.config.max_tokens, deadline, spent)
-                answer = said[prompts.thinking_end(reply + said, self.family) or 0 :]
-                pick = chosen(extract_boxed(answer), shown)
+                reply += said
+                pick = chosen(extract_boxed(self._answer_part(reply)), shown)
                 if pick is not None:
                     return pick
-                forced = reply + said + prompts.answer_prefix(reply + said, self.family, "int")
-                asked = Conversation(messages, forced)
+                reply += prompts.answer_prefix(reply, self.family, "int")
+                asked = Conversation(messages, reply)
                 said = await self._sample(asked, seed, _FORCED_TOKENS, deadline, spent)
         except (TimeoutError, ModelError):
             return None
         found = salvage.forced(said).answer
         return chosen(found.raw if found else None, shown)
+
+    def _answer_part(self, reply: str) -> str:
+        """What follows the thinking; nothing where that has not ended."""
+        if prompts.is_thinking(reply, self.family):
+            return ""
+        return reply[prompts.thinking_end(reply, self.family) or 0 :]
 
     async def _sample(
         self, asked: Conversation, seed: int, max_tokens: int, deadline: Deadline, spent: list[int]

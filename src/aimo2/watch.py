@@ -14,7 +14,6 @@ from aimo2 import prompts, salvage
 from aimo2.answers import Extracted
 from aimo2.attempt import Attempt, Watcher
 from aimo2.config import AnswerType, CutConfig
-from aimo2.deadline import Deadline
 from aimo2.errors import ModelError
 from aimo2.llm import Chunk, Conversation, Model, Sampling
 from aimo2.policy.cut import (
@@ -39,14 +38,17 @@ _SELF_ENDED: frozenset[RolloutStop] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Prober:
-    """Asks the model what it would answer now, and throws the tokens away."""
+    """Asks the model what a rollout would answer now, and throws the tokens away."""
 
     model: Model
     family: Family
     answer_type: AnswerType
 
-    async def ask(self, asked: Conversation, deadline: Deadline) -> tuple[str, int]:
-        """What the model puts behind a forced answer prefix, and how many tokens that took."""
+    async def ask(self, asked: Conversation, rollout: Attempt) -> str:
+        """What the model puts behind a forced answer prefix. `asked`: what `rollout` had so far.
+
+        Tokens are counted as they arrive, so that those of a probe that is hung up on are, too.
+        """
         forced = prompts.answer_prefix(asked.reply, self.family, self.answer_type)
         sampling = Sampling(
             temperature=0.0,
@@ -56,12 +58,11 @@ class Prober:
         )
         side = Conversation(asked.messages, asked.reply + forced)
         parts: list[str] = []
-        num_tokens = 0
-        async with aclosing(self.model.stream(side, sampling, deadline)) as chunks:
+        async with aclosing(self.model.stream(side, sampling, rollout.deadline)) as chunks:
             async for chunk in chunks:
                 parts.append(chunk.text)
-                num_tokens += chunk.num_tokens
-        return "".join(parts), num_tokens
+                rollout.num_side_tokens += chunk.num_tokens
+        return "".join(parts)
 
 
 class ProbeWatcher:
@@ -70,7 +71,7 @@ class ProbeWatcher:
     def __init__(self, rule: ProbeRule, prober: Prober) -> None:
         self._rule = rule
         self._prober = prober
-        self._asking: asyncio.Task[tuple[str, int]] | None = None
+        self._asking: asyncio.Task[str] | None = None
 
     def feed(self, chunk: Chunk, rollout: Attempt) -> RolloutStop | None:
         """Take up the answer of the last probe, and begin the next where it is due."""
@@ -80,10 +81,10 @@ class ProbeWatcher:
             self._asking = None
         if self._asking is None and not rollout.in_block and self._rule.due(rollout.num_tokens):
             asked = rollout.conversation
-            self._asking = asyncio.create_task(self._prober.ask(asked, rollout.deadline))
+            self._asking = asyncio.create_task(self._prober.ask(asked, rollout))
         return None
 
-    def _taken(self, asking: asyncio.Task[tuple[str, int]], rollout: Attempt) -> bool:
+    def _taken(self, asking: asyncio.Task[str], rollout: Attempt) -> bool:
         if asking.cancelled():
             return False
         error = asking.exception()
@@ -91,8 +92,7 @@ class ProbeWatcher:
             if not isinstance(error, ModelError):
                 raise error
             return False  # The rollout's own stream will meet the same trouble.
-        sampled, num_tokens = asking.result()
-        rollout.num_side_tokens += num_tokens
+        sampled = asking.result()
         answer = salvage.forced(sampled).answer if salvage.box_end(sampled) is not None else None
         if not self._rule.add(answer.raw if answer else None, sampled):
             return False

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -178,6 +178,32 @@ def test_a_hung_worker_is_replaced_and_its_question_is_not_accepted() -> None:
         assert len(workers()) == 1
 
     judged(ask)
+
+
+def test_an_undecided_pair_is_asked_again_only_with_more_time_and_late_ones_at_once() -> None:
+    asked: list[float] = []
+
+    class Slow(Judge):
+        async def ask(
+            self, request: dict[str, Any], timeout: float, deadline: Deadline
+        ) -> dict[str, Any]:
+            if deadline.passed():
+                return await super().ask(request, timeout, deadline)
+            asked.append(timeout)
+            return {"note": "not decided"}
+
+    async def run() -> None:
+        async with Slow() as judge:
+            late = await judge.verdict("x+1", "1+x", deadline=Deadline.after(0))
+            assert late == Verdict(False, "not decided before the deadline")
+            for timeout in (3.0, 2.0, 3.0, 5.0, 3.0):
+                verdict = await judge.verdict("x+1", "1+x", timeout=timeout)
+                assert verdict == Verdict(False, "not decided")
+            assert await judge.verdict("1+x", "x+1", timeout=1) == Verdict(False, "not decided")
+
+    asyncio.run(run())
+    assert asked == [3.0, 5.0]
+    assert workers() == []
 
 
 def test_a_dead_worker_is_replaced_and_its_question_is_not_accepted() -> None:

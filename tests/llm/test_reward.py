@@ -57,7 +57,7 @@ def test_steps_are_marked_and_the_last_one_s_reward_comes_back() -> None:
     ]
 
 
-def test_a_failing_server_is_our_error_and_its_scorer_goes_on_blindly() -> None:
+def test_a_failing_server_is_our_error_and_its_scorers() -> None:
     async def pooling(request: web.Request) -> web.Response:
         return web.json_response({"error": "no such model"}, status=404)
 
@@ -68,7 +68,8 @@ def test_a_failing_server_is_our_error_and_its_scorer_goes_on_blindly() -> None:
         with pytest.raises(ModelError):
             await model.score(ASKED, Deadline.after(20))
         waiting: Any = [Waiting(), Waiting()]
-        assert await Reward(model).score(waiting, [], Deadline.after(20)) == [0.5, 0.5]
+        with pytest.raises(ModelError):
+            await Reward(model).score(waiting, [], Deadline.after(20))
 
     served(pooling, body)
 

@@ -15,6 +15,7 @@ from aimo2.policy.branch import (
     confidence_score,
     dvts,
     first_roots,
+    may_branch,
     next_point,
     rebase,
     waits,
@@ -79,6 +80,15 @@ def test_only_trees_have_roots_and_a_rollout_gives_one_point() -> None:
     assert first_roots(BranchConfig(), 16) == 16
     assert (branches_at(bfs, 0, 0), branches_at(bfs, 0, 1), branches_at(bfs, 2, 0)) == (2, 0, 0)
     assert branches_at(BranchConfig(policy="beam"), 0, 0) == 0
+
+
+def test_a_point_is_waited_for_while_it_may_come_soon() -> None:
+    bfs = BranchConfig(policy="bfs", max_depth=2, step_tokens=100)
+    assert may_branch(bfs, 0, 0, 199)
+    assert not may_branch(bfs, 0, 0, 200)
+    assert not may_branch(bfs, 0, 1, 0)
+    assert not may_branch(bfs, 2, 0, 0)
+    assert not may_branch(BranchConfig(), 0, 0, 0)
 
 
 def test_steps_are_waited_for_up_to_the_last() -> None:

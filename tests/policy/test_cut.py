@@ -141,6 +141,8 @@ def test_boxes_are_seen_wherever_the_chunks_end(cuts: list[int]) -> None:
         ("42", "working\n42\n", True),
         ("1,000", "1000", True),
         ("42", "42\ndone", False),
+        ("1, 2", "12", False),
+        (r"\frac{11}{2}", r"\frac{1}{12}", False),
         ("42", "x = 42", True),
         ("", "", False),
         (None, "42", False),

@@ -1,4 +1,5 @@
 import random as random_module
+from dataclasses import replace
 from fractions import Fraction
 from math import comb
 
@@ -7,16 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import betainc
 
-from aimo2.config import StopConfig
+from aimo2.config import StopConfig, WeighConfig
+from aimo2.policy.signals import Signals
 from aimo2.policy.stop import min_votes, probability_ahead, stopped
-from aimo2.types import StopRule, Vote
+from aimo2.policy.vote import tally
+from aimo2.policy.weigh import weigh
+from aimo2.types import StopRule, TokenStats, Vote
 
+SHORT = WeighConfig(rule="short_first")
 ORDER_FREE: list[StopRule] = ["majority", "k_equal", "unassailable", "adaptive_consistency"]
 BALLOTS = st.lists(st.sampled_from("abc"), max_size=16)
 
 
 def votes(answers: str) -> list[Vote]:
     return [Vote(rollout=index, answer=answer) for index, answer in enumerate(answers)]
+
+
+def surely(confidence: int) -> TokenStats:
+    return TokenStats(
+        num_tokens=9,
+        mean_logprob=-1,
+        tail_logprob=-1,
+        min_window_logprob=-1,
+        tail_confidence=confidence,
+    )
 
 
 def fires(rule: StopRule, answers: str, running: int = 0, planned: int = 16, **more: float) -> bool:
@@ -65,6 +80,28 @@ def test_majority_waits_for_seven_of_sixteen_and_more_than_half() -> None:
     assert not fires("majority", "aaaaaaa", min_votes=8)
 
 
+def test_a_majority_needs_as_many_votes_that_weigh_something() -> None:
+    one_is_kept = [vote.model_copy(update={"weight": 0.0}) for vote in votes("aaaaaab")]
+    one_is_kept[0] = votes("a")[0]
+    assert stopped(StopConfig(), one_is_kept, 9, 16) is None
+    agreeing = [Signals(at, "a", num_tokens=at) for at in range(13)]
+    assert stopped(StopConfig(), weigh(SHORT, agreeing[:12]), 4, 16, SHORT) is None
+    assert stopped(StopConfig(), weigh(SHORT, agreeing), 3, 16, SHORT) == "majority"
+
+
+def test_a_broken_tie_is_no_majority() -> None:
+    tied = [Signals(at, answer, num_tokens=at) for at, answer in enumerate("aaabbbcccccc")]
+    weighed = weigh(SHORT, tied)
+    assert tally(weighed).share > 0.5
+    assert stopped(StopConfig(), weighed, 4, 12, SHORT) is None
+
+
+def test_a_leader_that_weighs_nothing_decides_nothing() -> None:
+    nothing = [vote.model_copy(update={"weight": 0.0}) for vote in votes("aaaa")]
+    for rule in [*ORDER_FREE, "window"]:
+        assert stopped(StopConfig(rule=rule), nothing, 0, 4) is None
+
+
 def test_k_equal_counts_the_leader_s_votes() -> None:
     assert fires("k_equal", "abacaa")
     assert not fires("k_equal", "abaca")
@@ -101,6 +138,56 @@ def test_window_ends_with_as_many_answers_as_the_speed_asks_for() -> None:
 def test_window_goes_by_arrival() -> None:
     assert fires("window", "bbaaaa", speed=5)
     assert not fires("window", "aabaab", speed=5)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Signals,
+            rollout=st.just(0),
+            answer=st.sampled_from(["7", "123", "300", "5000001"]),
+            source=st.sampled_from(["boxed", "output", "forced"]),
+            num_tokens=st.integers(1, 50),
+            stats=st.builds(surely, st.integers(1, 50)),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from(
+        [
+            WeighConfig(),
+            WeighConfig(trivial=0.6),
+            WeighConfig(keep=0.1),
+            WeighConfig(keep=0.5, trivial=0.6),
+            WeighConfig(rule="short_first"),
+            WeighConfig(rule="short_first", shortest=3, keep=0.7),
+        ]
+    ),
+)
+def test_unassailable_holds_for_weights_that_others_do_not_rescale(
+    arrived: list[Signals], config: WeighConfig
+) -> None:
+    """Whenever it fires, no set of votes to come puts another answer ahead."""
+    signals = [replace(one, rollout=at) for at, one in enumerate(arrived)]
+    for count in range(1, len(signals)):
+        so_far = weigh(config, signals[:count])
+        unassailable = StopConfig(rule="unassailable")
+        if stopped(unassailable, so_far, len(signals) - count, len(signals), config):
+            final = tally(weigh(config, signals)).weights
+            leader = tally(so_far).leader
+            assert leader is not None
+            assert max(final.values()) <= final[leader] + 1e-5
+
+
+def test_unassailable_reckons_with_votes_heavier_than_those_so_far() -> None:
+    unassailable = StopConfig(rule="unassailable")
+    trivial = WeighConfig(trivial=0.6)
+    sevens = weigh(trivial, [Signals(at, "7") for at in range(3)])
+    assert stopped(unassailable, sevens, 2, 5, trivial) is None  # 1.8, and two others make 2
+    assert stopped(unassailable, sevens, 1, 4, trivial) == "unassailable"
+    entropy = WeighConfig(rule="inverse_entropy")
+    assert stopped(unassailable, votes("aaaaa"), 2, 7, entropy) is None
+    assert stopped(unassailable, votes("aaaaaa"), 2, 8, entropy) == "unassailable"
 
 
 def test_unassailable_lets_the_rest_draw_level_at_most() -> None:

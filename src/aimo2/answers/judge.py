@@ -6,6 +6,7 @@ note. No signals and no threads are used. Knows no models and no votes.
 """
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ _START_SECONDS = 30.0
 _LEAST_SECONDS = 0.05
 """For a further part of an answer when the earlier ones have used up the time."""
 _REMEMBERED = 20_000
+_LATE = {"note": "not decided before the deadline", "untried": True}
 _KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
 _WORKER = Path(__file__).with_name("worker.py")
 
@@ -55,7 +57,8 @@ class Judge:
         self._free = asyncio.Semaphore(workers)
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
-        self._known: dict[tuple[str, str], bool] = {}
+        self._known: dict[tuple[str, str], tuple[Verdict, float]] = {}
+        """By pair, and the time limit up to which it holds: endless where it was decided."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,20 +85,24 @@ class Judge:
     async def verdict(
         self, a: str, b: str, *, timeout: float = DEFAULT_TIMEOUT, deadline: Deadline = NEVER
     ) -> Verdict:
-        """As `equal`, with a note where the answers could not be read or compared."""
+        """As `equal`, with a note where the answers could not be read or compared.
+
+        A pair that the algebra did not decide is not asked again, unless with more time.
+        """
         a, b = sorted((a.strip(), b.strip()))
         if a == b:
             return Verdict(bool(a))
-        if (a, b) in self._known:
-            return Verdict(self._known[a, b])
+        known, limit = self._known.get((a, b), (None, 0.0))
+        if known is not None and timeout <= limit:
+            return known
         try:
             asking = compare(read(a), read(b))
         except Unreadable as error:
             return Verdict(False, str(error))
         asked = _Asked(self, timeout, deadline)
         verdict = await asked.drive(asking)
-        if verdict.note is None:
-            self._remember(a, b, verdict.equal)
+        if asked.was_tried:
+            self._remember(a, b, verdict, math.inf if verdict.note is None else timeout)
         return verdict
 
     async def canonicalise(
@@ -122,13 +129,20 @@ class Judge:
     async def ask(
         self, request: dict[str, Any], timeout: float, deadline: Deadline
     ) -> dict[str, Any]:
-        """A worker's reply; a `note` in it says what went wrong, a time limit included."""
+        """A worker's reply; a `note` in it says what went wrong, a time limit included.
+
+        `untried` stands in one where the deadline or the start of a worker was what failed.
+        """
+        if deadline.passed():
+            return _LATE
         try:
             async with asyncio.timeout_at(deadline.when()), self._free:
                 worker = await self._worker()
                 return await self._ask(worker, request, timeout)
         except TimeoutError:
-            return {"note": "not decided before the deadline"}
+            return _LATE
+        except _NotStarted as failure:
+            return {"note": str(failure), "untried": True}
         except _WorkerFailed as failure:
             return {"note": str(failure)}
 
@@ -153,6 +167,8 @@ class Judge:
             await worker.start(self._memory_mib)
             started = True
             return worker
+        except _WorkerFailed as failure:
+            raise _NotStarted(str(failure)) from failure
         finally:
             if not started:
                 await self._end(worker)
@@ -166,14 +182,18 @@ class Judge:
             self._idle.remove(worker)
         await worker.end()
 
-    def _remember(self, a: str, b: str, equal: bool) -> None:
+    def _remember(self, a: str, b: str, verdict: Verdict, limit: float) -> None:
         if len(self._known) >= _REMEMBERED:
             self._known.pop(next(iter(self._known)))
-        self._known[a, b] = equal
+        self._known[a, b] = verdict, limit
 
 
 class _WorkerFailed(Exception):  # noqa: N818 - never leaves this module
     """`str(failure)` is the note."""
+
+
+class _NotStarted(_WorkerFailed):
+    """No worker came up, whatever it was to be asked."""
 
 
 class _Asked:
@@ -184,6 +204,8 @@ class _Asked:
         self._left = timeout
         self._deadline = deadline
         self._note: str | None = None
+        self.was_tried = True
+        """Whether it was decided, or undecided for reasons of its own."""
 
     async def drive(self, asking: Any) -> Verdict:
         try:
@@ -200,6 +222,7 @@ class _Asked:
         reply = await self._judge.ask(request, self._left, self._deadline)
         self._left = max(_LEAST_SECONDS, self._left - reply.get("seconds", 0.0))
         self._note = reply.get("note")
+        self.was_tried = "untried" not in reply
         return reply.get("equal") is True
 
 
@@ -252,25 +275,27 @@ class _Worker:
             process.stdin.close()
 
 
-async def group(answers: Sequence[str], judge: Judge) -> list[int]:
+async def group(answers: Sequence[str], judge: Judge, deadline: Deadline = NEVER) -> list[int]:
     """The class of each answer: the index of the first answer that it equals.
 
     Compared with the first member of each class, in the order of arrival; an answer that no class
-    takes begins its own. Deterministic, as long as no comparison meets a time limit.
+    takes by `deadline` begins its own. Deterministic, as long as no comparison meets a time limit.
     """
     first_of: dict[str, int] = {}
     classes: list[int] = []
     for index, answer in enumerate(answers):
         if answer not in first_of:
-            first_of[answer] = await _class_of(answer, index, answers, classes, judge)
+            heads = [answers[first] for first in dict.fromkeys(classes)]
+            found = await _head_of(answer, heads, judge, deadline)
+            first_of[answer] = index if found is None else first_of[found]
         classes.append(first_of[answer])
     return classes
 
 
-async def _class_of(
-    answer: str, index: int, answers: Sequence[str], classes: Sequence[int], judge: Judge
-) -> int:
-    for first in sorted(set(classes)):
-        if await judge.equal(answers[first], answer):
-            return first
-    return index
+async def _head_of(
+    answer: str, heads: Sequence[str], judge: Judge, deadline: Deadline
+) -> str | None:
+    for head in heads:
+        if await judge.equal(head, answer, deadline=deadline):
+            return head
+    return None

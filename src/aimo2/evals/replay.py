@@ -308,7 +308,11 @@ class _Question:
         if len(self._signals) < self._least:
             return None
         return stopped(
-            self._policy.stop, self._weighed(), self._planned - self._num_ended, self._planned
+            self._policy.stop,
+            self._weighed(),
+            self._planned - self._num_ended,
+            self._planned,
+            self._policy.weigh,
         )
 
     def _weighed(self) -> Sequence[Vote]:

@@ -12,6 +12,7 @@ from aimo2.types import TokenStats
 
 REBASE_WIDTH = 16
 BEAM_WIDTH = 4
+_PATIENCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,16 @@ def branches_at(config: BranchConfig, depth: int, num_points: int) -> int:
     if config.policy not in ("bfs", "entropy") or num_points or depth >= config.max_depth:
         return 0
     return config.children - 1
+
+
+def may_branch(config: BranchConfig, depth: int, num_points: int, num_tokens: int) -> bool:
+    """Whether it is worth waiting for a running rollout to come to a boundary with branches.
+
+    `num_tokens`: that it has sampled itself. A point is due after `step_tokens`, or at its first
+    code run; what has none after twice as many is not waited for, although it may still give one.
+    """
+    due = num_tokens < _PATIENCE * config.step_tokens
+    return due and branches_at(config, depth, num_points) > 0
 
 
 def next_point(candidates: Sequence[Candidate]) -> int:

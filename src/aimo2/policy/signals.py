@@ -1,7 +1,7 @@
 """What is known about a rollout when its vote is weighed. Knows no models, clocks or algebra.
 
 `signals_of` reads a live rollout's trace and a recorded one alike, so that the same rules decide in
-both. Answers are compared as text here, integers by value: this is a hint for weights, not a judge.
+both. Answers are compared as text here, numbers by value: this is a hint for weights, not a judge.
 """
 
 import re
@@ -12,9 +12,11 @@ from itertools import pairwise
 from aimo2.types import AnswerSource, Opening, RolloutStop, TokenStats, Trace
 
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]{1,64})\}")
-_INTEGER = re.compile(r"[+-]?\d{1,40}")
-_LONGEST_INTEGER = 300
-"""Digits; longer ones are compared as text."""
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,(?:\\!)?|\{,\}|\\,)\d{3})+(?![\d,])")
+_SETTING = re.compile(r"\\?\$|\\[!,:; ]")
+_IN_PARENTHESES = re.compile(r"\([^()]*\)")
+_ONE_BRACED = re.compile(r"\{\s*(\\[A-Za-z]+|\d+|[A-Za-z])\s*\}")
+_SIGN = re.compile(r"\\[A-Za-z]+|\d*\.\d+|\d+|[^\s\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +112,33 @@ def last_line(output: str) -> str:
 
 
 def same_text(a: str, b: str) -> bool:
-    """Whether two short answers are the same text or the same integer; knows no algebra."""
-    return _plain(a) == _plain(b) != ""
+    """Whether two short answers are the same text up to how it is set; knows no algebra.
+
+    Spaces, dollar signs, a label such as `x =`, braces around a single sign, separators of
+    thousands and zeros at a number's ends make no difference.
+    """
+    return _signs(a) == _signs(b) != []
 
 
-def _plain(text: str) -> str:
-    """Without spaces, signs of mathematics and a label such as `x =`; integers in one form."""
-    bare = re.sub(r"[\s$,{}\\]|\.0+$", "", text).rpartition("=")[2].rstrip(".")
-    if len(bare) < _LONGEST_INTEGER and _INTEGER.fullmatch(bare):
-        return str(int(bare))
-    return bare
+def _signs(text: str) -> list[str]:
+    """The numbers, commands and other characters that the text is made of."""
+    bare = _THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+    bare = _without_label(_SETTING.sub(" ", bare)).strip().rstrip(".")
+    signs = [_number(sign) for sign in _SIGN.findall(_ONE_BRACED.sub(r" \1 ", bare))]
+    return signs[1:] if signs[:1] == ["+"] else signs
+
+
+def _without_label(text: str) -> str:
+    """What stands behind the last equals sign, unless that ends one statement of several."""
+    label, _, value = text.rpartition("=")
+    several = re.search("[,;]", _IN_PARENTHESES.sub("", label))
+    return text if several else value
+
+
+def _number(sign: str) -> str:
+    """A number without the zeros that say nothing; any other sign as it is."""
+    if not sign[-1].isdecimal():
+        return sign
+    whole, _, part = sign.partition(".")
+    part = part.rstrip("0")
+    return (whole.lstrip("0") or "0") + (f".{part}" if part else "")

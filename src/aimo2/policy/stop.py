@@ -1,21 +1,26 @@
 """When a question is decided. Pure functions of its votes. Knows no models and no clocks.
 
 Rules that count votes go by `Vote.count` (a forced or half-shared vote is half a vote); the leader
-is always that of the summed weights, so that the rule and the answer agree. `min_votes` and
-`max_votes` count voters. All rules but `window` are invariant under the order of the votes.
+is always that of the summed weights, so that the rule and the answer agree; one that weighs nothing
+decides nothing. `min_votes` and `max_votes` count voters, `majority` only those whose votes weigh
+something. All rules but `window` are invariant under the order of the votes.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 
-from aimo2.config import StopConfig
-from aimo2.policy.vote import Tally, tally
+from aimo2.config import StopConfig, WeighConfig
+from aimo2.policy.vote import tally
+from aimo2.policy.weigh import swing
 from aimo2.types import StopReason, Vote
 
 MAJORITY_VOTES = 7
 """Votes that `majority` waits for where 16 or more rollouts are open."""
 WINDOW_ANSWERS = {1: 6, 2: 7, 3: 8, 4: 9, 5: 10}
 """Answers with which `window` ends a question, whatever they are, by speed level."""
+_PLAIN_VOTES = WeighConfig()
+_HALF = 0.5 + 1e-6
+"""More than a half, and by more than what `short_first` breaks a tie with."""
 _EPSILON = 1e-9
 """Sums of weights that differ by less are equal."""
 
@@ -32,18 +37,25 @@ def min_votes(num_rollouts: int) -> int:
 
 
 def stopped(
-    config: StopConfig, votes: Sequence[Vote], running: int, planned: int
+    config: StopConfig,
+    votes: Sequence[Vote],
+    running: int,
+    planned: int,
+    weigh: WeighConfig = _PLAIN_VOTES,
 ) -> StopReason | None:
     """Why the question ends now, or `None` where it goes on.
 
-    `votes`: in order of arrival, weighed together. `running`: rollouts that may still vote, those
-    that are not open yet included. `planned`: rollouts in all, at least 1. That every rollout has
-    ended is not looked at here.
+    `votes`: in order of arrival, weighed together, as `weigh` says. `running`: rollouts that may
+    still vote, those that are not open yet included. `planned`: rollouts in all, at least 1. That
+    every rollout has ended is not looked at here.
     """
     if planned < 1 or running < 0:
         raise ValueError(f"{planned} rollouts planned and {running} running cannot be")
-    if votes and len(votes) >= _rule_votes(config, planned) and _fires(config, votes, running):
-        return None if config.rule == "never" else config.rule
+    least = _rule_votes(config, planned)
+    if len(votes) >= least and tally(votes).share > 0:
+        to_come = running * swing(weigh, votes) if config.rule == "unassailable" else 0.0
+        if _fires(config, votes, least, to_come):
+            return None if config.rule == "never" else config.rule
     if config.max_votes is not None and len(votes) >= config.max_votes:
         return "max_votes"
     return None
@@ -63,25 +75,29 @@ def _rule_votes(config: StopConfig, planned: int) -> int:
     return own if config.min_votes is None else config.min_votes
 
 
-def _fires(config: StopConfig, votes: Sequence[Vote], running: int) -> bool:
+def _fires(config: StopConfig, votes: Sequence[Vote], least: int, to_come: float) -> bool:
     match config.rule:
         case "majority":
-            return majority(tally(votes))
+            return majority(votes, least)
         case "k_equal":
             return k_equal(votes, config.k)
         case "window":
             return window(votes, config.speed)
         case "unassailable":
-            return unassailable(votes, running)
+            return unassailable(votes, to_come)
         case "adaptive_consistency":
             return adaptive_consistency(votes, config.certainty)
         case "never":
             return False
 
 
-def majority(votes: Tally) -> bool:
-    """One answer has above 50 % of the weight (this project's own rule, with 7 votes)."""
-    return votes.share > 0.5
+def majority(votes: Sequence[Vote], least: int) -> bool:
+    """At least so many votes, and one answer above 50 % of the weight (this project's own rule).
+
+    A vote that a filter left without weight is no vote here: 7 voters of whom one is kept are one.
+    """
+    deciding = [vote for vote in votes if vote.weight > 0]
+    return len(deciding) >= least and tally(deciding).share > _HALF
 
 
 def k_equal(votes: Sequence[Vote], k: int) -> bool:
@@ -110,14 +126,13 @@ def window(votes: Sequence[Vote], speed: int) -> bool:
     )
 
 
-def unassailable(votes: Sequence[Vote], running: int) -> bool:
+def unassailable(votes: Sequence[Vote], to_come: float) -> bool:
     """second + still running <= first (AIMO-3, second-hand): the others can at most draw level.
 
-    A vote to come is taken to weigh as much as the heaviest so far; with plain votes this is exact.
+    `to_come`: what the votes that are still to come can change, see `weigh.swing`.
     """
     first, second = _top_two(tally(votes).weights.values())
-    heaviest = max((vote.weight / vote.count for vote in votes if vote.count > 0), default=1.0)
-    return second + running * heaviest <= first + _EPSILON
+    return second + to_come <= first + _EPSILON
 
 
 def adaptive_consistency(votes: Sequence[Vote], certainty: float) -> bool:

@@ -33,13 +33,12 @@ def weigh(config: WeighConfig, signals: Sequence[Signals]) -> list[Vote]:
     rule = _rule_weights(config, voters)
     kept = _kept(config, voters)
     discounts = independence(voters)
-    guards = config.trivial < 1
     votes = []
     for one, weight, keep, discount in zip(voters, rule, kept, discounts, strict=True):
         assert one.answer is not None
         count = SOURCE_WEIGHTS[one.source] * discount
         held = discount if _knows_source(config, one) else count
-        prior = config.trivial if guards and is_trivial(one.answer) else 1.0
+        prior = _prior(config, one.answer)
         votes.append(
             Vote(
                 rollout=one.rollout,
@@ -63,6 +62,36 @@ def _knows_source(config: WeighConfig, one: Signals) -> bool:
 def is_separable(config: WeighConfig) -> bool:
     """Whether a vote weighs the same whatever the others are, where nothing forked."""
     return config.rule == "count" and config.keep >= 1
+
+
+def swing(config: WeighConfig, votes: Sequence[Vote]) -> float:
+    """By how much one vote to come can bring another answer nearer to the leader, at most.
+
+    A vote weighs its rule's maximum. Where there is none, for confidences and `calibrated`, the
+    heaviest so far stands in, before the prior, and at least 1. Where only a part of the votes
+    weighs anything (`keep`, `short_first`), a vote can push one of the leader's out besides.
+    Exact for `count` and `short_first` where nothing forks; that a vote to come may change what
+    the others weigh, by their mean, their median or a shared prefix, is not looked at.
+    """
+    displaces = config.keep < 1 or config.rule == "short_first"
+    return (2.0 if displaces else 1.0) * _heaviest(config, votes)
+
+
+def _heaviest(config: WeighConfig, votes: Sequence[Vote]) -> float:
+    match config.rule:
+        case "count":
+            return 1.0
+        case "short_first":
+            return 1.0 + _TIE_BREAK
+        case "inverse_entropy":
+            return ENTROPY_BOUND
+        case _:
+            seen = (vote.weight / vote.count / _prior(config, vote.answer) for vote in votes)
+            return max(1.0, max(seen, default=1.0))
+
+
+def _prior(config: WeighConfig, answer: str) -> float:
+    return config.trivial if config.trivial < 1 and is_trivial(answer) else 1.0
 
 
 def is_trivial(answer: str) -> bool:
