@@ -1,17 +1,18 @@
 """The parts of a solve are put together: a reasoner before the model, a verifier behind it."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
-from aimo2.config import EngineConfig, ServerConfig, SolveConfig, VerifyConfig
-from aimo2.deadline import Deadline
-from aimo2.engine import open_engine
+from aimo2.config import EngineConfig, SamplingConfig, ServerConfig, SolveConfig, VerifyConfig
+from aimo2.deadline import NEVER, Deadline
+from aimo2.engine import open_engine, open_served
 from aimo2.errors import ModelUnavailable
+from aimo2.llm import Conversation, Message, Sampling
 from aimo2.solver import Solved, Solver
 from aimo2.types import Problem
-from tests.llm.fake_server import FakeServer, Knobs
+from tests.llm.fake_server import REPLY, Break, FakeServer, Knobs
 from tests.scripted import Recorder
 
 PROBLEM = Problem(id="p", statement="What is 6 times 7?")
@@ -72,6 +73,56 @@ def test_a_verifier_of_its_own_is_asked_where_votes_differ() -> None:
     assert solved.outcome.answer == "42"
     assert verifier.completions == []  # one answer: nothing to compare
     assert verifier.requests != []  # but it was known to answer before the question began
+
+
+def test_a_server_that_is_stopped_in_the_middle_costs_no_rollout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    for name, seconds in (("_LOOK", 0.05), ("_SILENT", 0.1), ("_ANSWER", 1.0)):
+        monkeypatch.setattr(f"aimo2.llm.router.{name}", seconds)
+
+    async def main() -> str:
+        async with (
+            FakeServer(Knobs()) as first,
+            FakeServer(Knobs()) as second,
+            AsyncExitStack() as s,
+        ):
+            model = await open_served(
+                ServerConfig(base_url=first.url, more_urls=(second.url,)), s, said.append
+            )
+            await model.connect(NEVER)
+            for server in (first, second):
+                server.knobs.breaks = [Break(3, "stall")]
+            texts: list[str] = []
+            sampling = Sampling(max_tokens=99)
+            asked = Conversation((Message("user", PROBLEM.statement),))
+            async with aclosing(model.stream(asked, sampling, NEVER)) as chunks:
+                async for chunk in chunks:
+                    if not texts:
+                        stopped, other = (first, second) if first.completions else (second, first)
+                        stopped.knobs.hung = True
+                        other.knobs.breaks = []
+                    texts.append(chunk.text)
+            return "".join(texts)
+
+    assert asyncio.run(asyncio.wait_for(main(), 60)) == REPLY
+    assert len(said) == 1
+    assert "is lost (it has sent nothing for" in said[0]
+
+
+def test_what_the_configuration_says_of_sampling_reaches_the_server() -> None:
+    _, (server,) = solve_with(
+        SolveConfig(
+            num_rollouts=1,
+            openings=("plain",),
+            sampling=SamplingConfig(request_seeds=True, top_k=7),
+        ),
+        solver=Knobs(reply="So \\boxed{42}.\n", flavour="vllm"),
+    )
+    (asked,) = server.completions
+    assert asked.body["top_k"] == 7
+    assert "seed" in asked.body
 
 
 def test_a_reasoner_that_is_not_there_is_said_at_once() -> None:

@@ -87,10 +87,10 @@ async def open_engine(
         try:
             async with asyncio.timeout_at(deadline.when()):
                 model, failure = await _open_model(config, solve, stack, notify, deadline)
-                reasoner = await _second(config.reasoner, stack, notify, deadline)
+                reasoner = await _second(config.reasoner, solve, stack, notify, deadline)
                 verifier = None
                 if solve.verify.comparisons:
-                    verifier = await _second(config.verifier, stack, notify, deadline)
+                    verifier = await _second(config.verifier, solve, stack, notify, deadline)
                 isolation = await sandbox.report()
         except (TimeoutError, DeadlinePassed) as error:
             limit = "its time" if solve.timeout is None else f"--timeout {solve.timeout:g}"
@@ -114,6 +114,7 @@ async def open_engine(
 
 async def _second(
     served: ServerConfig | None,
+    solve: SolveConfig,
     stack: AsyncExitStack,
     notify: Callable[[str], None],
     deadline: Deadline,
@@ -121,7 +122,7 @@ async def _second(
     """Another server's model, connected; `None` where there is none."""
     if served is None:
         return None
-    model = await open_served(served, stack, notify)
+    model = await open_served(served, stack, notify, solve.sampling.request_seeds)
     features = await model.connect(deadline)
     for line in features.reduced:
         notify(f"{model.name}: {line}")
@@ -161,10 +162,15 @@ async def _open_model(
     model: ServedModel
     if config.server is None:
         server = await _start_server(config, solve, stack, notify)
-        client = OpenAIModel(lambda: Endpoint(*server.endpoint()), on_unavailable=_patience(server))
+        client = OpenAIModel(
+            lambda: Endpoint(*server.endpoint()),
+            on_unavailable=_patience(server),
+            request_seeds=solve.sampling.request_seeds,
+        )
         model, failure = await stack.enter_async_context(client), lambda: server.failure
     else:
-        model, failure = await open_served(config.server, stack, notify), lambda: None
+        seeds = solve.sampling.request_seeds
+        model, failure = await open_served(config.server, stack, notify, seeds), lambda: None
     features = await model.connect(deadline)
     for line in features.reduced:
         notify(f"{model.name}: {line}")
@@ -172,11 +178,15 @@ async def _open_model(
 
 
 async def open_served(
-    served: ServerConfig, stack: AsyncExitStack, notify: Callable[[str], None]
+    served: ServerConfig,
+    stack: AsyncExitStack,
+    notify: Callable[[str], None],
+    request_seeds: bool | None = None,
 ) -> ServedModel:
     """A client of somebody's server, or a router over the clients of several; not connected.
 
-    Raises `ConfigError` for a URL that cannot be used or that is given twice.
+    `request_seeds`: see `OpenAIModel`. Raises `ConfigError` for a URL that cannot be used or that
+    is given twice.
     """
     key = os.environ[served.api_key_env] if served.api_key_env else None
     urls = (served.base_url, *served.more_urls)
@@ -184,7 +194,7 @@ async def open_served(
         raise ConfigError(f"--base-url: one is given twice in {', '.join(urls)}")
     endpoints = [Endpoint(url, key) for url in urls]
     template = _template(served.chat_template)
-    return await route(endpoints, served.model, template, stack, notify)
+    return await route(endpoints, served.model, template, stack, notify, request_seeds)
 
 
 async def route(
@@ -193,19 +203,27 @@ async def route(
     template: str | None,
     stack: AsyncExitStack,
     notify: Callable[[str], None],
+    request_seeds: bool | None = None,
 ) -> ServedModel:
     """A client of one server, or a router over clients of several; not connected."""
     limits = ClientLimits() if len(endpoints) == 1 else _QUICK
     clients = [
         await stack.enter_async_context(
-            OpenAIModel(endpoint, model=name, chat_template=template, limits=limits)
+            OpenAIModel(
+                endpoint,
+                model=name,
+                chat_template=template,
+                limits=limits,
+                request_seeds=request_seeds,
+            )
         )
         for endpoint in endpoints
     ]
     if len(clients) == 1:
         return clients[0]
     now = [each if isinstance(each, Endpoint) else each() for each in endpoints]
-    return RoutedModel(clients, [shown(each.base_url) for each in now], notify=notify)
+    router = RoutedModel(clients, [shown(each.base_url) for each in now], notify=notify)
+    return await stack.enter_async_context(router)
 
 
 def _template(wanted: str | None) -> str | None:

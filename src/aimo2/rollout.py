@@ -225,6 +225,7 @@ class Rollout(Attempt):
             temperature=wanted.temperature if self._temperature is None else self._temperature,
             top_p=wanted.top_p,
             min_p=wanted.min_p,
+            top_k=wanted.top_k,
             max_tokens=self._limits.max_tokens - self.num_tokens,
             seed=seed,
             logprobs=config.top_candidates,

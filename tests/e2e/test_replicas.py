@@ -49,6 +49,8 @@ def test_killing_a_replica_in_mid_run_changes_no_answer(tiny: Path) -> None:
             disturbed = await everything(model, servers[0])
             assert disturbed == undisturbed
             await servers[0].wait_ready()
+            while not any("is back" in line for line in said):  # noqa: ASYNC110 - a real server
+                await asyncio.sleep(0.1)
             before = model.counters[0].num_tokens
             assert await everything(model, None) == undisturbed
             assert await everything(model, None) == undisturbed

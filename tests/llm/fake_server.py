@@ -48,6 +48,7 @@ class Knobs:
     it calls unsupported. `context`: tokens; a character of the prompt is one, and so is a piece
     of three characters of the reply. `breaks`: for the next completions, one each. `files`:
     what it answers at a path, whatever is asked. `busy`: how often a path answers 503 at first.
+    `hung`: takes connections and answers nothing at all, as a process that was stopped.
     """
 
     flavour: Flavour = "llamacpp"
@@ -65,6 +66,7 @@ class Knobs:
     sends_done: bool = True
     files: dict[str, bytes] = field(default_factory=dict)
     busy: dict[str, int] = field(default_factory=dict)
+    hung: bool = False
 
 
 @dataclass
@@ -118,6 +120,8 @@ class FakeServer:
         body = await request.json() if request.can_read_body else {}
         self.asked.set()
         self.requests.append(Request(request.path, body, dict(request.headers)))
+        if self.knobs.hung:
+            await asyncio.Event().wait()
         if self.knobs.key and request.headers.get("Authorization") != f"Bearer {self.knobs.key}":
             return error(401, f"wrong key in {request.headers.get('Authorization')}")
         response: web.StreamResponse = await handler(request)

@@ -123,6 +123,75 @@ def test_the_sampling_is_sent() -> None:
     assert wanted.items() <= body.items()
 
 
+@pytest.mark.parametrize(
+    ("flavour", "top_k", "sent"),
+    [
+        ("vllm", None, {"top_k": -1, "repetition_penalty": 1.0}),
+        ("vllm", 0, {"top_k": -1, "repetition_penalty": 1.0}),
+        ("sglang", 20, {"top_k": 20, "repetition_penalty": 1.0}),
+        ("llamacpp", None, {}),
+        ("llamacpp", 0, {"top_k": 0}),
+        ("cloud", None, {}),
+        ("cloud", 20, {"top_k": 20}),
+    ],
+)
+def test_no_server_samples_by_settings_that_nobody_asked_for(
+    flavour: Any, top_k: int | None, sent: dict[str, float]
+) -> None:
+    async def main() -> dict[str, Any]:
+        async with (
+            FakeServer(Knobs(flavour=flavour)) as server,
+            OpenAIModel(server.url, chat_template=CHATML) as model,
+        ):
+            await drain(model, Sampling(max_tokens=100, top_k=top_k))
+            return server.completions[-1].body
+
+    body = run(main())
+    assert {name: body[name] for name in ("top_k", "repetition_penalty") if name in body} == sent
+
+
+@pytest.mark.parametrize(
+    ("flavour", "wanted", "sent"),
+    [
+        ("vllm", None, False),
+        ("vllm", True, True),
+        ("llamacpp", None, True),
+        ("cloud", False, False),
+    ],
+)
+def test_seeds_are_sent_where_they_cost_nothing_or_are_asked_for(
+    flavour: Any, wanted: bool | None, sent: bool
+) -> None:
+    async def main() -> None:
+        async with (
+            FakeServer(Knobs(flavour=flavour)) as server,
+            OpenAIModel(server.url, chat_template=CHATML, request_seeds=wanted) as model,
+        ):
+            await drain(model)
+            assert ("seed" in server.completions[-1].body) == sent
+            assert any("--request-seeds" in line for line in model.features.reduced) != sent
+
+    run(main())
+
+
+def test_a_check_sees_whether_the_server_still_has_the_model() -> None:
+    async def main() -> None:
+        async with FakeServer() as server, OpenAIModel(server.url) as model:
+            await model.check(None, NEVER)  # connects
+            assert model.name == "fake"
+            await model.check("fake", NEVER)
+            server.knobs.models = ("other",)
+            with pytest.raises(ConfigError, match="no model 'fake', only other"):
+                await model.check("fake", NEVER)
+            await model.check("other", NEVER)
+            assert model.name == "other"
+            server.knobs.hung = True
+            with pytest.raises(DeadlinePassed):
+                await model.check("other", Deadline.after(0.05))
+
+    run(main())
+
+
 def test_a_stop_string_ends_the_reply_and_is_no_part_of_it() -> None:
     async def main() -> list[Chunk]:
         async with FakeServer() as server, OpenAIModel(server.url) as model:

@@ -15,6 +15,7 @@ from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable
 from aimo2.llm import Chunk, Conversation, Message, Sampling
 from aimo2.llm.features import Features
 from aimo2.llm.router import RoutedModel
+from aimo2.llm.transport import Unavailable
 from tests.virtual import run_virtual
 
 TEXT = "".join(f"word{index} " for index in range(400))
@@ -33,6 +34,7 @@ class FakeReplica:
         self.token_seconds = 0.010
         self.connected = False
         self.alive = True
+        self.hung: Literal["", "engine", "all"] = ""
         self.streams = 0
         self.num_calls = 0
         self.most_streams = 0
@@ -50,10 +52,18 @@ class FakeReplica:
     context_length: int | None = 8192
 
     async def connect(self, deadline: Deadline) -> Features:
+        if self.hung == "all":
+            await asyncio.sleep(deadline.remaining())
+            raise DeadlinePassed("no answer")
         if not self.alive:
             raise ModelUnavailable("refused")
         self.connected = True
         return FEATURES
+
+    async def check(self, name: str | None, deadline: Deadline) -> None:
+        await self.connect(deadline)
+        if name not in (None, self._name):
+            raise ConfigError(f"no model {name}, only {self._name}")
 
     async def stream(
         self, conversation: Conversation, sampling: Sampling, deadline: Deadline
@@ -78,6 +88,9 @@ class FakeReplica:
             words = TEXT[len(conversation.reply) :].split(" ")[: sampling.max_tokens]
             for word in words:
                 await asyncio.sleep(self.token_seconds + 0.001 * self.streams)
+                if self.hung:
+                    await asyncio.sleep(deadline.remaining() if deadline != NEVER else 1e9)
+                    raise DeadlinePassed("no token")
                 if not self.alive:
                     raise ModelUnavailable("died")
                 yield Chunk(word + " ", 1)
@@ -143,7 +156,6 @@ def test_no_rollout_is_lost_and_the_dead_replica_is_used_again() -> None:
         await trouble
         before = model.counters[0].num_tokens
         await asyncio.sleep(20)
-        await read(model, ask("the one that finds out"))
         again = await asyncio.gather(*(read(model, ask(f"{i} " * 99)) for i in range(32)))
         assert set(again) == {expected(20)}
         share = (model.counters[0].num_tokens - before) / (32 * 20)
@@ -269,7 +281,7 @@ def test_one_that_is_away_at_the_start_is_used_when_it_comes() -> None:
         replicas[1].alive = True
         await asyncio.sleep(1)
         await asyncio.gather(*(read(model, ask(f"{i} " * 99)) for i in range(8)))
-        assert replicas[1].num_calls > 0
+        assert model.counters[1].num_tokens > 0
 
     run_virtual(main())
 
@@ -280,5 +292,183 @@ def test_with_none_at_the_start_there_is_an_error() -> None:
         replicas[0].alive = False
         with pytest.raises(ModelUnavailable, match="no replica answers"):
             await model.connect(NEVER)
+
+    run_virtual(main())
+
+
+async def first_tokens(model: RoutedModel, number: int) -> list[asyncio.Task[str]]:
+    """Rollouts of long replies, all of them on their way."""
+    tasks = [asyncio.create_task(read(model, ask(f"{i} " * 99), 200)) for i in range(number)]
+    await asyncio.sleep(1)
+    return tasks
+
+
+@pytest.mark.parametrize(("how", "seconds"), [("all", 45.0), ("engine", 140.0)])
+def test_the_rollouts_of_a_replica_that_hangs_go_on_elsewhere(
+    how: Literal["engine", "all"], seconds: float
+) -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        model, replicas = routed(2, said.append)
+        await model.connect(NEVER)
+        tasks = await first_tokens(model, 16)
+        replicas[0].hung = how
+        texts = await asyncio.wait_for(asyncio.gather(*tasks), seconds)
+        assert set(texts) == {expected(200)}
+        assert model.loads == (0, 0)
+
+    run_virtual(main())
+    assert len(said) == 1
+    assert "r0 is lost (it has sent nothing for" in said[0]
+
+
+def test_no_rollout_is_spent_on_finding_out_whether_a_replica_is_back() -> None:
+    async def main() -> None:
+        model, replicas = routed(2)
+        async with model:
+            await model.connect(NEVER)
+            tasks = await first_tokens(model, 8)
+            replicas[0].hung = "all"
+            await asyncio.gather(*tasks)
+            given = model.counters[0].num_requests
+            begun = asyncio.get_running_loop().time()
+            for index in range(10):
+                await read(model, ask(f"{index}"))
+                await asyncio.sleep(10)
+            spent = asyncio.get_running_loop().time() - begun
+            assert spent < 10 * (10 + 1)
+            assert model.counters[0].num_requests == given
+            replicas[0].hung = ""
+            await asyncio.sleep(60)
+            await asyncio.gather(*(read(model, ask(f"{i} " * 99)) for i in range(8)))
+            assert model.counters[0].num_requests > given
+
+    run_virtual(main())
+
+
+def test_a_slow_engine_is_not_a_hanging_one() -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        model, replicas = routed(2, said.append)
+        for replica in replicas:
+            replica.token_seconds = 100.0
+        await model.connect(NEVER)
+        await asyncio.gather(*(read(model, ask(f"{i} " * 99), 3) for i in range(4)))
+        for replica in replicas:
+            replica.token_seconds = 300.0
+        await asyncio.gather(*(read(model, ask(f"{i} " * 99), 3) for i in range(4)))
+
+    run_virtual(main())
+    assert said == []
+
+
+def test_a_reader_that_takes_its_time_is_no_silence_of_the_replica() -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        model, _ = routed(2, said.append)
+        await model.connect(NEVER)
+        async with aclosing(model.stream(ask("p"), Sampling(max_tokens=9), NEVER)) as chunks:
+            async for _ in chunks:
+                await asyncio.sleep(500)
+
+    run_virtual(main())
+    assert said == []
+
+
+def test_cancelling_a_stream_is_not_taken_for_a_hanging_replica() -> None:
+    async def main() -> None:
+        model, replicas = routed(2)
+        await model.connect(NEVER)
+        (task,) = await first_tokens(model, 1)
+        for replica in replicas:
+            replica.hung = "engine"
+        await asyncio.sleep(10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert model.loads == (0, 0)
+
+    run_virtual(main())
+
+
+def test_a_replica_that_hangs_at_the_start_holds_nobody_up() -> None:
+    async def main() -> None:
+        model, replicas = routed(3)
+        replicas[1].hung = "all"
+        await model.connect(Deadline.after(600))
+        assert asyncio.get_running_loop().time() < 30
+        assert await read(model, ask("p")) == expected(20)
+
+    run_virtual(main())
+
+
+def test_where_all_hang_at_the_start_the_deadline_says_so() -> None:
+    async def main() -> None:
+        model, replicas = routed(2)
+        for replica in replicas:
+            replica.hung = "all"
+        with pytest.raises(DeadlinePassed, match="r0"):
+            await model.connect(Deadline.after(20))
+
+    run_virtual(main())
+
+
+class Refusing(FakeReplica):
+    """Answers a request for "poison" with an error, and all others as ever."""
+
+    async def stream(
+        self, conversation: Conversation, sampling: Sampling, deadline: Deadline
+    ) -> AsyncGenerator[Chunk, None]:
+        if "poison" in conversation.messages[0].content:
+            self.num_calls += 1
+            raise Unavailable("answered 500: assertion failed", reached=True)
+        async with aclosing(super().stream(conversation, sampling, deadline)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+def test_one_bad_request_takes_no_replica_out() -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        replicas = [Refusing(), Refusing()]
+        model = RoutedModel(replicas, ["r0", "r1"], notify=said.append)
+        await model.connect(NEVER)
+        bad = asyncio.create_task(read(model, ask("poison")))
+        texts = await asyncio.gather(*(read(model, ask(f"{i} " * 99)) for i in range(8)))
+        assert set(texts) == {expected(20)}
+        with pytest.raises(ModelUnavailable, match="answered 500"):
+            await bad
+        assert min(replica.num_calls for replica in replicas) > 4
+        assert asyncio.get_running_loop().time() < 61
+
+    run_virtual(main())
+    assert said == []
+
+
+def test_a_request_that_one_replica_cannot_take_goes_to_another() -> None:
+    async def main() -> None:
+        model = RoutedModel([Refusing(), FakeReplica()], ["r0", "r1"])
+        await model.connect(NEVER)
+        for index in range(4):
+            assert await read(model, ask(f"poison {index}")) == expected(20)
+
+    run_virtual(main())
+
+
+def test_a_replica_that_comes_back_with_another_model_is_not_used() -> None:
+    async def main() -> None:
+        model, replicas = routed(2)
+        await model.connect(NEVER)
+        replicas[0].alive = False
+        await asyncio.gather(*(read(model, ask(f"{i} " * 99)) for i in range(8)))
+        replicas[0].alive, replicas[0]._name = True, "other"
+        await asyncio.sleep(100)
+        before = replicas[0].num_calls
+        await asyncio.gather(*(read(model, ask(f"{i} " * 99)) for i in range(8)))
+        assert replicas[0].num_calls == before
 
     run_virtual(main())

@@ -58,6 +58,7 @@ FLAGS = {
     "temperature": "sampling.temperature",
     "top_p": "sampling.top_p",
     "min_p": "sampling.min_p",
+    "request_seeds": "sampling.request_seeds",
     "logprobs": "sampling.logprobs",
     "token_spans": "sampling.token_spans",
 }

@@ -122,6 +122,15 @@ Logprobs = Annotated[
     _option(_SOLVING, "--logprobs/--no-logprobs", help="Record log-probabilities."),
 ]
 Seed = Annotated[int | None, _option(_SOLVING, "--seed", help="Same seed, same requests.")]
+RequestSeeds = Annotated[
+    bool | None,
+    _option(
+        _SOLVING,
+        "--request-seeds/--no-request-seeds",
+        help="Whether the server is told the seed; by default every one but vLLM, which is slower"
+        " then.",
+    ),
+]
 
 Stop = Annotated[StopName | None, _option(_VOTES, "--stop", help="When the vote is decided early.")]
 MinVotes = Annotated[
@@ -276,6 +285,7 @@ class SolveFlags:
     min_p: MinP = None
     logprobs: Logprobs = None
     seed: Seed = None
+    request_seeds: RequestSeeds = None
     assignments: Assignments = None
     stop: Stop = None
     min_votes: MinVotes = None

@@ -38,6 +38,8 @@ def _described(family: prompts.Family) -> str:
         thinks = "thinks, or not (--thinking off)"
     sampling = family.sampling
     drawn = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}" if sampling else ""
+    if sampling and sampling.top_k:
+        drawn += f", top-k {sampling.top_k}"
     system = "a system message" if family.system else "no system message"
     return ", ".join(part for part in (thinks, system, drawn) if part)
 

@@ -38,6 +38,8 @@ class Sampling:
     log-probability alone. `ignore_eos`: go on to
     `max_tokens` whatever the model says, for measurements; servers that cannot do it stop earlier.
     `special_tokens`: leave them in the text, for models that switch channels with them.
+    `top_k`: most likely tokens that are drawn from, 0 for all; `None` is all, too, but leaves
+    servers with a limit of their own to it (llama.cpp: 40).
     """
 
     temperature: float = 0.7
@@ -49,6 +51,7 @@ class Sampling:
     logprobs: int = 0
     ignore_eos: bool = False
     special_tokens: bool = False
+    top_k: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 A reply is continued as plain text: the chat template renders the messages, the reply so far is
 appended, and `/completions` goes on from there. A server without that gets messages instead, with
-fewer features (`OpenAIModel.features` says which). What `Sampling` does not name, such as top-k or
-a repetition penalty, is the server's own default.
+fewer features (`OpenAIModel.features` says which). vLLM and SGLang would take the model's own top-k
+and repetition penalty, so they are told to use neither; what else `Sampling` does not name is the
+server's own default.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from aimo2.deadline import Deadline
-from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable, RequestRejected
+from aimo2.errors import ConfigError, DeadlinePassed, RequestRejected
 from aimo2.llm import Chunk, Conversation, Message, Sampling
 from aimo2.llm.connect import Found, Served, context_length, find_template, served_model
 from aimo2.llm.dialect import Dialect
@@ -48,6 +49,8 @@ _EXACT_CHAT = frozenset({"vllm", "sglang", "llamacpp"})
 """Owners, as `GET /models` names them, whose chat endpoint can continue the last message."""
 _COUNTS_ALONG = frozenset({"vllm", "sglang"})
 """Owners that can tell the number of tokens with every event."""
+_MODEL_DEFAULTS = frozenset({"vllm", "sglang"})
+"""Owners that sample by the model's `generation_config.json` what a request does not name."""
 _CONNECT_RETRIES = 2
 _TRIAL = Sampling(max_tokens=4, seed=1, logprobs=1)
 T = TypeVar("T")
@@ -148,6 +151,18 @@ class OpenAIModel:
         await self._connected(deadline)
         return self.features
 
+    async def check(self, name: str | None, deadline: Deadline) -> None:
+        """See that the server answers now and has the model `name`, with one try.
+
+        `None`: the model that it was asked for. A client that is not connected, or to another
+        model, is then connected to this one. Raises as `connect` does.
+        """
+        wanted = name if name is not None else self._wanted
+        await served_model(self._transport, wanted, deadline)
+        if self._link is None or name not in (None, self._link.dialect.model):
+            self._link, self._wanted = None, wanted
+            await self._connected(deadline)
+
     async def stream(
         self, conversation: Conversation, sampling: Sampling, deadline: Deadline
     ) -> AsyncGenerator[Chunk, None]:
@@ -240,8 +255,9 @@ class OpenAIModel:
 
     def _check_resumable(self, reply: "_Reply", error: Unavailable) -> None:
         if reply.num_tokens and not self.features.exact_continuation:
-            raise ModelUnavailable(
-                f"{error}; the reply cannot be continued on a chat-only server"
+            raise Unavailable(
+                f"{error}; the reply cannot be continued on a chat-only server",
+                reached=error.reached,
             ) from error
 
     async def _ask(self, path: str, asked: Any, deadline: Deadline) -> Any:
@@ -295,29 +311,23 @@ class OpenAIModel:
 
     async def _agree(self, served: Served, length: int | None, deadline: Deadline) -> _Link:
         """Raw mode if the server takes prompts and a template is found; else chat mode."""
-        why, along = "asked for", served.owner in _COUNTS_ALONG
+        why = "asked for"
+        common = Dialect(
+            served.name,
+            counts_along=served.owner in _COUNTS_ALONG,
+            context_length=length,
+            sends_seeds=self._sends_seeds(served),
+            neutral=served.owner in _MODEL_DEFAULTS,
+        )
         if self._mode != "chat":
-            raw = Dialect(
-                served.name,
-                "raw",
-                counts_along=along,
-                context_length=length,
-                sends_seeds=self._sends_seeds(served),
-            )
+            raw = replace(common, mode="raw", refused=set())
             link, why = await self._try_raw(raw, served, deadline)
             if link is not None:
                 return link
             if self._mode == "raw":
                 raise ConfigError(f"raw mode cannot be used: {why}")
         exact = served.owner in _EXACT_CHAT
-        chat = Dialect(
-            served.name,
-            "chat",
-            continues=exact,
-            counts_along=along,
-            context_length=length,
-            sends_seeds=self._sends_seeds(served),
-        )
+        chat = replace(common, mode="chat", continues=exact, refused=set())
         body = chat.ask_chat(Conversation((Message("user", "1+1?"),), "1+1="), _TRIAL)
         logprobs = await self._probe(chat, body, deadline)
         return _Link(chat, Seen("the server's own, unseen", why, exact, logprobs), None)

@@ -19,6 +19,8 @@ _OPTIONAL = (
     "skip_special_tokens",
     "top_logprobs",
     "logprobs",
+    "repetition_penalty",
+    "top_k",
     "min_p",
     "seed",
     "stop",
@@ -33,6 +35,8 @@ _REFUSAL = re.compile(
 )
 _SEEDS = 2**31
 """llama.cpp takes 32 bits and reads the largest as "any"; others take signed integers."""
+_ALL = -1
+"""vLLM and SGLang both read it as no top-k; SGLang refuses 0."""
 
 
 @dataclass(slots=True)
@@ -45,6 +49,8 @@ class Dialect:
     far, as vLLM and SGLang can, which may put many tokens into one event. `context_length`: tokens
     of prompt and reply together, where it is known. `sends_seeds`: whether requests carry a seed;
     vLLM samples seeded requests one by one, which halved its speed at 512 streams on an H200.
+    `neutral`: whether the server has to be told not to take the model's own top-k and repetition
+    penalty; llama.cpp and others have settings of their own, which are left as they are.
     `refused`: fields that the server did not take and that are left out from then on.
     """
 
@@ -54,6 +60,7 @@ class Dialect:
     plain_tokens: bool = False
     counts_along: bool = False
     sends_seeds: bool = True
+    neutral: bool = False
     context_length: int | None = None
     refused: set[str] = field(default_factory=set)
 
@@ -118,6 +125,10 @@ class Dialect:
         }
         if self.counts_along:
             body["stream_options"]["continuous_usage_stats"] = True
+        if self.neutral:
+            body |= {"top_k": sampling.top_k or _ALL, "repetition_penalty": 1.0}
+        elif sampling.top_k is not None:
+            body["top_k"] = sampling.top_k
         if sampling.ignore_eos:
             body["ignore_eos"] = True
         if sampling.special_tokens:

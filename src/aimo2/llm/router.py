@@ -3,82 +3,58 @@
 Knows no HTTP and starts no servers; which replica to take is `policy.route`'s. A stream whose
 replica dies goes on with another one from its text: with greedy decoding the reply is the same as
 without the death; with sampling the rest is drawn anew, from the same distribution.
+
+A replica that is alive and says nothing counts as dead, too: it is asked for its models once all
+its streams have been silent for a while, and given up after a silence that is long for any replica.
+Whether a lost one is back is found out beside the streams, with a token of our own.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+import math
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Self
 
 from aimo2.deadline import Deadline
-from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable
-from aimo2.llm import Chunk, Conversation, Model, Sampling
+from aimo2.errors import (
+    ConfigError,
+    DeadlinePassed,
+    ModelError,
+    ModelUnavailable,
+    RequestRejected,
+)
+from aimo2.llm import Chunk, Conversation, Message, Sampling
 from aimo2.llm.features import Features
-from aimo2.policy.route import Candidate, PrefixIndex, blocks, choose
+from aimo2.llm.seat import Counters, Replica, Seat, Wait
+from aimo2.llm.transport import Unavailable
+from aimo2.policy.route import Candidate, blocks, choose
+
+__all__ = ["Counters", "Replica", "RoutedModel"]
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 15.0
 _PATIENCE = 60.0
 """Seconds with no replica at all, after which a stream fails."""
-
-
-class Replica(Model, Protocol):
-    """What is routed to: a model that can be connected."""
-
-    @property
-    def features(self) -> Features:
-        """What works with it."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The served model's name."""
-        ...
-
-    @property
-    def context_length(self) -> int | None:
-        """Tokens of prompt and reply together."""
-        ...
-
-    async def connect(self, deadline: Deadline) -> Features:
-        """Find out what there is."""
-        ...
-
-
-@dataclass(slots=True)
-class Counters:
-    """What one replica was given. `num_blocks` and `num_cached`: of prompts, as predicted."""
-
-    num_requests: int = 0
-    num_tokens: int = 0
-    num_failures: int = 0
-    num_blocks: int = 0
-    num_cached: int = 0
-
-
-@dataclass(slots=True)
-class _Seat:
-    """One replica and what the router knows of it. `retry_at`: on the loop's clock."""
-
-    model: Replica
-    label: str
-    load: int = 0
-    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
-    counters: Counters = field(default_factory=Counters)
-    lost: bool = False
-    on_trial: bool = False
-    pause: float = _FIRST_PAUSE
-    retry_at: float = 0.0
-    why: str = ""
-
-    def usable(self, now: float) -> bool:
-        """Whether a stream may be sent there: alive, or due for one trial."""
-        return not self.lost or (now >= self.retry_at and not self.on_trial)
+_LATECOMER = 10.0
+"""Seconds that the others get to connect once one replica is there."""
+_LOOK = 5.0
+"""Seconds between two looks at the replicas that streams wait for."""
+_SILENT = 20.0
+"""Seconds without a chunk on any stream of a replica, after which it is asked for its models."""
+_ANSWER = 10.0
+"""Seconds that it has for that."""
+_HUNG = 120.0
+"""Seconds of silence after which it is given up although it answers: its engine may hang."""
+_SLOWER = 5.0
+"""But not before so many times the longest silence that ended in a chunk: some engines are slow."""
+_TRIAL = 30.0
+"""Seconds in which a replica that was lost has to sample a token."""
+_TRIAL_ASK = Conversation((Message("user", "1+1?"),))
 
 
 class RoutedModel:
-    """A `Model` over replicas that all serve the same model.
+    """A `Model` over replicas that all serve the same model; an asynchronous context manager.
 
     `labels`: names for people, such as base URLs. `notify` hears one line when a replica is lost
     or back. `patience`: seconds to wait where every replica is lost.
@@ -94,9 +70,27 @@ class RoutedModel:
     ) -> None:
         if not replicas or len(replicas) != len(labels):
             raise ValueError(f"{len(replicas)} replicas and {len(labels)} labels")
-        self._seats = [_Seat(*pair) for pair in zip(replicas, labels, strict=True)]
+        self._seats = [Seat(*pair) for pair in zip(replicas, labels, strict=True)]
         self._notify = notify
         self._patience = patience
+        self._name: str | None = None
+        self._longest_silence = 0.0
+        self._one_is_back = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()  # a bug in one, or in the caller's `notify`, shows here
 
     @property
     def counters(self) -> tuple[Counters, ...]:
@@ -132,7 +126,7 @@ class RoutedModel:
         lengths = [seat.model.context_length for seat in self._reached()]
         return min((length for length in lengths if length is not None), default=None)
 
-    def _reached(self) -> list[_Seat]:
+    def _reached(self) -> list[Seat]:
         found = []
         for seat in self._seats:
             try:
@@ -145,25 +139,41 @@ class RoutedModel:
         return found
 
     async def connect(self, deadline: Deadline) -> Features:
-        """Reach the replicas. One that does not answer now is used when it does.
+        """Reach the replicas. One that does not answer soon is used when it does.
 
-        Raises `ConfigError` where they serve different models, `ModelUnavailable` where none
-        answers.
+        Raises `ConfigError` where they serve different models, `ModelUnavailable` or
+        `DeadlinePassed` where none answers.
         """
-        await asyncio.gather(*(self._reach(seat, deadline) for seat in self._seats))
+        limits: set[asyncio.Timeout] = set()
+        await asyncio.gather(*(self._reach(seat, deadline, limits) for seat in self._seats))
         if all(seat.lost for seat in self._seats):
-            raise ModelUnavailable(self._all_lost())
+            late = DeadlinePassed if deadline.passed() else ModelUnavailable
+            raise late(self._all_lost())
         names = {seat.model.name: seat.label for seat in self._seats if not seat.lost}
         if len(names) > 1:
             served = ", ".join(f"{label} serves {name}" for name, label in names.items())
             raise ConfigError(f"the replicas serve different models ({served}): name one --model")
+        (self._name,) = names
         return self.features
 
-    async def _reach(self, seat: _Seat, deadline: Deadline) -> None:
+    async def _reach(self, seat: Seat, deadline: Deadline, limits: set[asyncio.Timeout]) -> None:
+        """Connect one; the first to succeed leaves the others `_LATECOMER` seconds."""
         try:
-            await seat.model.connect(deadline)
-        except ModelUnavailable as error:
+            async with asyncio.timeout_at(deadline.when()) as limit:
+                limits.add(limit)
+                try:
+                    await seat.model.connect(deadline)
+                finally:
+                    limits.remove(limit)
+        except (ModelUnavailable, DeadlinePassed) as error:
             self._lose(seat, str(error))
+        except TimeoutError:
+            self._lose(seat, "it does not answer")
+        else:
+            soon = deadline.within(_LATECOMER).at
+            for other in limits:
+                when = other.when()
+                other.reschedule(soon if when is None else min(soon, when))
 
     async def stream(
         self, conversation: Conversation, sampling: Sampling, deadline: Deadline
@@ -172,61 +182,66 @@ class RoutedModel:
         texts: list[str] = []
         num_tokens = 0
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._patience
+        tries = _Tries(loop.time() + self._patience)
         while True:
-            seat = await self._take(conversation, "".join(texts), deadline, give_up)
+            seat = await self._take(conversation, "".join(texts), deadline, tries)
             asked = replace(conversation, reply=conversation.reply + "".join(texts))
             left = replace(sampling, max_tokens=sampling.max_tokens - num_tokens)
+            wait = self._waiting(seat)
             try:
                 async with aclosing(seat.model.stream(asked, left, deadline)) as chunks:
-                    async for chunk in chunks:
+                    while (chunk := await wait.next(chunks)) is not None:
                         texts.append(chunk.text)
                         num_tokens += chunk.num_tokens
                         seat.counters.num_tokens += chunk.num_tokens
-                        self._welcome(seat)
-                        give_up = loop.time() + self._patience
+                        tries.give_up = self._heard(seat, wait) + self._patience
                         yield chunk
                 return
             except ModelUnavailable as error:
-                self._lose(seat, str(error))
-                if num_tokens and not seat.model.features.exact_continuation:
+                if isinstance(error, Unavailable) and error.reached:  # perhaps only this request
+                    seat.counters.num_failures += 1
+                    tries.refused(seat, error)
+                else:
+                    self._lose(seat, str(error))
+                if num_tokens and not self.features.exact_continuation:
                     raise
             finally:
-                self._leave(seat, conversation, "".join(texts))
+                self._leave(seat, wait, conversation, "".join(texts))
             if num_tokens >= sampling.max_tokens:
                 yield Chunk("", 0, (), "length")
                 return
 
     async def _take(
-        self, conversation: Conversation, more: str, deadline: Deadline, give_up: float
-    ) -> _Seat:
-        """A seat on a replica; waits where none is alive, until the instant `give_up`."""
+        self, conversation: Conversation, more: str, deadline: Deadline, tries: "_Tries"
+    ) -> Seat:
+        """A seat on a replica; waits where none is to be had, until `tries.give_up`."""
         numbers = blocks(_text(conversation) + more)
-        loop = asyncio.get_running_loop()
         while True:
-            now = loop.time()
-            usable = {i: seat for i, seat in enumerate(self._seats) if seat.usable(now)}
-            alive = {i: seat for i, seat in usable.items() if not seat.lost}
-            if not alive and now >= give_up:
-                raise ModelUnavailable(self._all_lost())
-            trials = [seat for seat in usable.values() if seat.lost]
-            if trials:  # one stream at a time finds out whether a lost replica is back
-                trials[0].on_trial = True
-                return self._sit(trials[0], numbers)
-            if alive:
+            alive = {i: seat for i, seat in enumerate(self._seats) if not seat.lost}
+            usable = {i: seat for i, seat in alive.items() if seat not in tries.avoided}
+            if usable:
                 candidates = [
                     Candidate(i, seat.load, seat.prefixes.cached(numbers))
-                    for i, seat in alive.items()
+                    for i, seat in usable.items()
                 ]
                 start = numbers[0] if numbers else hash(_text(conversation))
                 return self._sit(self._seats[choose(candidates, start)], numbers)
-            if deadline.passed():
-                raise DeadlinePassed("the deadline came while no replica was there")
-            soonest = min(seat.retry_at for seat in self._seats)
-            pause = max(0.05, min(soonest, give_up, deadline.at) - now)
-            await asyncio.sleep(pause)
+            if alive:
+                await tries.again(deadline)
+            else:
+                await self._until_one_is_back(deadline, tries.give_up)
 
-    def _sit(self, seat: _Seat, numbers: Sequence[int]) -> _Seat:
+    async def _until_one_is_back(self, deadline: Deadline, give_up: float) -> None:
+        if asyncio.get_running_loop().time() >= give_up:
+            raise ModelUnavailable(self._all_lost())
+        if deadline.passed():
+            raise DeadlinePassed("the deadline came while no replica was there")
+        self._one_is_back.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(give_up, deadline.at)):
+                await self._one_is_back.wait()
+
+    def _sit(self, seat: Seat, numbers: Sequence[int]) -> Seat:
         seat.load += 1
         seat.counters.num_requests += 1
         seat.counters.num_blocks += len(numbers)
@@ -234,31 +249,135 @@ class RoutedModel:
         seat.prefixes.add(numbers)
         return seat
 
-    def _leave(self, seat: _Seat, conversation: Conversation, text: str) -> None:
+    def _waiting(self, seat: Seat) -> Wait:
+        wait = Wait()
+        seat.waits.add(wait)
+        if self._watcher is None or self._watcher.done():
+            self._watcher = self._begin(self._watch())
+        return wait
+
+    def _heard(self, seat: Seat, wait: Wait) -> float:
+        """A chunk has come; returns the time."""
+        now = asyncio.get_running_loop().time()
+        silence = now - max(seat.heard_at, wait.since)
+        self._longest_silence = max(self._longest_silence, silence)
+        seat.heard_at = now
+        self._welcome(seat)
+        return now
+
+    def _leave(self, seat: Seat, wait: Wait, conversation: Conversation, text: str) -> None:
         seat.load -= 1
-        seat.on_trial = False
+        seat.waits.discard(wait)
         if not seat.lost:  # what it has sampled is in its cache, too
             seat.prefixes.add(blocks(_text(conversation) + text))
 
-    def _lose(self, seat: _Seat, why: str) -> None:
-        now = asyncio.get_running_loop().time()
-        if not seat.lost:
-            self._notify(f"replica {seat.label} is lost ({why}); the others go on")
-            seat.counters.num_failures += 1
-            seat.pause = _FIRST_PAUSE
-            seat.prefixes.clear()
-        elif now >= seat.retry_at:
-            seat.pause = min(_LONGEST_PAUSE, seat.pause * 2)
-        seat.lost, seat.why = True, why
-        seat.retry_at = now + seat.pause
+    async def _watch(self) -> None:
+        """Look for replicas that hang, while streams are there."""
+        while any(seat.waits for seat in self._seats):
+            await asyncio.sleep(_LOOK)
+            await asyncio.gather(*(self._look_at(seat) for seat in self._seats))
 
-    def _welcome(self, seat: _Seat) -> None:
+    async def _look_at(self, seat: Seat) -> None:
+        loop = asyncio.get_running_loop()
+        silence = seat.silence(loop.time())
+        if seat.lost or silence <= _SILENT:
+            return
+        why = f"it has sent nothing for {silence:.0f} s"
+        if silence <= self._hung_after():
+            try:
+                await seat.model.check(self._name, Deadline.after(_ANSWER))
+                return
+            except RequestRejected:
+                return  # an answer
+            except (ModelError, ConfigError) as error:
+                why = f"{why}: {error}"
+            if seat.silence(loop.time()) < silence:
+                return
+        self._lose(seat, why)
+        seat.break_off(why)
+
+    def _hung_after(self) -> float:
+        """Seconds of silence; endless while no replica has shown how fast it is."""
+        if not any(seat.counters.num_tokens for seat in self._seats):
+            return math.inf
+        return max(_HUNG, _SLOWER * self._longest_silence)
+
+    def _lose(self, seat: Seat, why: str) -> None:
+        seat.why = why
+        if seat.lost:
+            return
+        seat.lost = True
+        seat.counters.num_failures += 1
+        seat.prefixes.clear()
+        self._notify(f"replica {seat.label} is lost ({why}); the others go on")
+        if seat.revival is None or seat.revival.done():
+            seat.revival = self._begin(self._revive(seat))
+
+    async def _revive(self, seat: Seat) -> None:
+        """Ask a lost replica until it is back, with the right model."""
+        pause = _FIRST_PAUSE
+        while seat.lost:
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+            deadline = Deadline.after(_TRIAL)
+            try:
+                await seat.model.check(self._name, deadline)
+                trial = seat.model.stream(_TRIAL_ASK, Sampling(max_tokens=1), deadline)
+                async with aclosing(trial) as chunks:
+                    async for _ in chunks:
+                        pass
+            except (ModelError, ConfigError) as error:
+                seat.why = str(error)
+            else:
+                self._welcome(seat)
+
+    def _welcome(self, seat: Seat) -> None:
         if seat.lost:
             seat.lost = False
+            self._one_is_back.set()
             self._notify(f"replica {seat.label} is back")
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that ends with us at the latest."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            self._tasks.discard(task)
 
     def _all_lost(self) -> str:
         return "no replica answers: " + "; ".join(f"{s.label} ({s.why})" for s in self._seats)
+
+
+@dataclass(slots=True)
+class _Tries:
+    """What one stream has tried. `give_up`: an instant on the loop's clock, moved by each chunk.
+
+    `avoided`: replicas that answered this stream's request with an error. Others may use them: one
+    bad request takes no replica out.
+    """
+
+    give_up: float
+    avoided: list[Seat] = field(default_factory=list)
+    pause: float = _FIRST_PAUSE
+    error: Unavailable | None = None
+
+    def refused(self, seat: Seat, error: Unavailable) -> None:
+        """Keep away from a replica."""
+        self.avoided.append(seat)
+        self.error = error
+
+    async def again(self, deadline: Deadline) -> None:
+        """Every live replica has refused: wait and begin anew, or raise the error in the end."""
+        assert self.error is not None
+        if asyncio.get_running_loop().time() + self.pause >= min(self.give_up, deadline.at):
+            raise self.error
+        await asyncio.sleep(self.pause)
+        self.pause = min(_LONGEST_PAUSE, 2 * self.pause)
+        self.avoided.clear()
 
 
 def _text(conversation: Conversation) -> str:

@@ -55,6 +55,7 @@ class SamplingDefaults(_Data):
     temperature: Annotated[float, Field(ge=0, le=5)]
     top_p: Annotated[float, Field(gt=0, le=1)]
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    top_k: Annotated[int, Field(ge=0)] | None = None
 
 
 class Family(_Data):
