@@ -1,11 +1,12 @@
 """Takes vLLM's place: `python vllm_stub.py MODE --model M [vLLM's flags] --host H --port P`.
 
-MODE: `serve` answers /health and /v1/models and starts a child of its own, as vLLM does; `oom` and
-`hub` end with vLLM's words for it; `crash` serves and ends when /crash is asked for.
+MODE: `serve` answers /health and /v1/models, ends when /crash is asked for, and starts a child of
+its own, as vLLM does; `other` serves another model; `oom` and `hub` end with vLLM's words for it.
 """
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ MODE, FLAGS = sys.argv[1], sys.argv[2:]
 SAID = {
     "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB.",
     "hub": "OSError: x/y is not a local folder and is not a valid model identifier listed on 'hub'",
+    "long": "ValueError: max_model_len (9) is greater than the derived max_model_len (8).",
     "odd": "RuntimeError: something nobody has seen",
 }
 
@@ -28,6 +30,7 @@ class Handler(BaseHTTPRequestHandler):
                 "cards": os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "key": os.environ.get("VLLM_API_KEY"),
                 "child": CHILD.pid,
+                "data": [{"id": "somebody/else" if MODE == "other" else NAME}],
             }
         ).encode()
         self.send_response(200)
@@ -42,5 +45,12 @@ class Handler(BaseHTTPRequestHandler):
 if MODE in SAID:
     sys.exit(f"Traceback ...\n{SAID[MODE]}")
 CHILD = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+NAME = FLAGS[FLAGS.index("--served-model-name") + 1]
 host, port = FLAGS[FLAGS.index("--host") + 1], int(FLAGS[FLAGS.index("--port") + 1])
-ThreadingHTTPServer((host, port), Handler).serve_forever()
+
+
+class Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+Server((host, port), Handler).serve_forever()

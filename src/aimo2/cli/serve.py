@@ -25,7 +25,7 @@ def serve(
     flags: Annotated[
         list[str] | None, typer.Argument(help="vLLM's own flags, behind --.", show_default=False)
     ] = None,
-    replicas: Annotated[int, typer.Option(help="Servers, each on GPUs of its own.")] = 1,
+    replicas: Annotated[int, typer.Option(help="Servers, on GPUs of their own if they can.")] = 1,
     tensor_parallel: Annotated[int, typer.Option(help="GPUs a server.")] = 1,
     engine: Annotated[EngineChoice, typer.Option(help="vLLM on a GPU, else llama.cpp.")] = (
         EngineChoice.AUTO
@@ -40,6 +40,13 @@ def serve(
         list[str] | None, typer.Option(help="fp8, fp8-kv, awq, ngram, draft=MODEL; may repeat.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of llama.cpp.")] = None,
+    start_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a start may take, vLLM's own download included."
+            " [default: 1200, and 180 of llama.cpp]"
+        ),
+    ] = None,
     api_key_env: Annotated[
         str | None,
         typer.Option(help="Environment variable with the key that clients must send."),
@@ -51,6 +58,8 @@ def serve(
         raise ConfigError(f"--api-key-env {api_key_env}: that environment variable is not set")
     if host not in ("127.0.0.1", "localhost", "::1") and key is None:
         raise ConfigError(f"--host {host} is open to others: give a key with --api-key-env")
+    if start_timeout is not None and start_timeout <= 0:
+        raise ConfigError(f"--start-timeout {start_timeout:g}: give a number above 0")
     options = ServeOptions(
         engine=engine.value,
         replicas=replicas,
@@ -63,6 +72,7 @@ def serve(
         presets=tuple(preset or ()),
         extra=tuple(flags or ()),
         api_key=key or "",
+        start_timeout=start_timeout,
     )
     console = errors.stderr_console()
 

@@ -3,21 +3,31 @@
 import os
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-_CARDS = "index,name,memory.total,memory.free,compute_cap"
+_CARDS = "index,name,memory.total,memory.free,compute_cap,uuid"
 _USAGE = "index,memory.used,utilization.gpu"
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One card. Memory in MiB; `capability`: (major, minor) of its compute capability."""
+    """One card. Memory in MiB; `capability`: (major, minor) of its compute capability.
+
+    `named`: the user's own word for it in CUDA_VISIBLE_DEVICES, an index or a UUID; empty if none.
+    """
 
     index: int
     name: str
     total_mib: int
     free_mib: int
     capability: tuple[int, int]
+    uuid: str = ""
+    named: str = ""
+
+    @property
+    def handle(self) -> str:
+        """What CUDA_VISIBLE_DEVICES has to say for it."""
+        return self.named or str(self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +39,11 @@ class Usage:
 
 
 def cards(timeout: float = 10.0) -> tuple[Card, ...]:
-    """The cards that this process may use; none where `nvidia-smi` is missing, fails or hangs."""
-    return _visible(parse_cards(_query(_CARDS, timeout)), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    """The cards that this process may use, in the order in which the user named them.
+
+    None where `nvidia-smi` is missing, fails or hangs.
+    """
+    return visible(parse_cards(_query(_CARDS, timeout)), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def usage(timeout: float = 5.0) -> Usage | None:
@@ -46,11 +59,11 @@ def usage(timeout: float = 5.0) -> Usage | None:
 def parse_cards(listing: str) -> tuple[Card, ...]:
     """Cards of a CSV listing without header and units; lines that are none are skipped."""
     found = []
-    for row in _rows(listing, 5):
+    for row in _rows(listing, 6):
         major, _, minor = row[4].partition(".")
         if row[0].isdigit() and row[2].isdigit() and row[3].isdigit() and major.isdigit():
             capability = (int(major), int(minor or 0))
-            found.append(Card(int(row[0]), row[1], int(row[2]), int(row[3]), capability))
+            found.append(Card(int(row[0]), row[1], int(row[2]), int(row[3]), capability, row[5]))
     return tuple(found)
 
 
@@ -78,9 +91,32 @@ def _indices(wanted: str | None) -> set[int] | None:
     return {int(part) for part in parts} if all(part.isdigit() for part in parts) else None
 
 
-def _visible(found: Sequence[Card], wanted: str | None) -> tuple[Card, ...]:
-    allowed = _indices(wanted)
-    return tuple(card for card in found if allowed is None or card.index in allowed)
+def visible(found: Sequence[Card], wanted: str | None) -> tuple[Card, ...]:
+    """Those that CUDA_VISIBLE_DEVICES allows, in its order; without it, all.
+
+    Read as CUDA does: indices, or UUIDs that may be cut short; what stands behind the first entry
+    that names no card, such as -1, does not count. Part of a card (MIG) has no memory here.
+    """
+    if wanted is None:
+        return tuple(found)
+    chosen = []
+    for entry in (part.strip() for part in wanted.split(",")):
+        card = _find(found, entry)
+        if card is None:
+            break
+        chosen.append(replace(card, named=entry))
+    return tuple(chosen)
+
+
+def _find(found: Sequence[Card], entry: str) -> Card | None:
+    if entry.startswith("MIG-"):
+        return Card(-1, "MIG", 0, 0, (8, 0))  # the first that can be split up
+    for card in found:
+        if entry.isdigit() and int(entry) == card.index:
+            return card
+        if entry.startswith("GPU-") and card.uuid.startswith(entry):
+            return card
+    return None
 
 
 def _query(fields: str, timeout: float) -> str:

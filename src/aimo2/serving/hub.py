@@ -3,11 +3,14 @@
 Knows no servers. Resuming, parallel parts and checks are huggingface_hub's.
 """
 
+import json
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import (
     HfApi,
@@ -35,6 +38,18 @@ class Pulled:
     commit: str
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a server loads. `path`: a folder or a repository. `name`: what clients ask for.
+
+    `revision`: of a repository that is still to be fetched; `None`: the default one.
+    """
+
+    path: str
+    name: str
+    revision: str | None = None
+
+
 def is_repository(name: str) -> bool:
     """Whether it looks like `owner/name`, with or without `@revision`."""
     return _NAME.fullmatch(name.partition("@")[0]) is not None
@@ -55,11 +70,81 @@ def check_model(model: str, timeout: float = _CHECK_SECONDS) -> None:
             f"{model} is no folder, no hub name such as Qwen/Qwen2.5-7B-Instruct, and not in "
             "`aimo2 models list`"
         )
-    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+    repository, revision = split_revision(model)
+    try:
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    except HFValidationError as error:
+        raise ConfigError(f"{model} is no hub name: {error}") from error
+    if isinstance(cached, str):
         return
-    reason = _unreachable(model, "main", timeout)
+    reason = _unreachable(repository, revision or "main", timeout)
     if reason is not None:
         raise ConfigError(f"{model} cannot be had: {reason}")
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """`owner/name@revision` in its parts."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or None
+
+
+def find_source(model: str) -> Source:
+    """What a server is told to load for `model`, which `check_model` has let pass.
+
+    A revision that was pulled is its folder: servers take no `@`, and need no hub for a folder.
+    """
+    repository, revision = split_revision(model)
+    if Path(model).is_dir() or revision is None:
+        return Source(model, model)
+    folder = pulled_folder(repository, revision)
+    if folder is not None:
+        return Source(str(folder), repository)
+    return Source(repository, repository, revision)
+
+
+def pulled_folder(repository: str, revision: str) -> Path | None:
+    """The folder of a revision whose weights are in the hub's cache."""
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                local_files_only=True,
+                ignore_patterns=list(_DUPLICATES),
+            )
+        )
+    except (LocalEntryNotFoundError, OSError):
+        return None
+    has_weights = any(any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin"))
+    return folder if has_weights else None
+
+
+def model_config(source: Source, timeout: float = _CHECK_SECONDS) -> Mapping[str, Any]:
+    """A model's config.json: of its folder, the hub's cache or the hub; empty where there is none.
+
+    `timeout`: seconds. Blocks.
+    """
+    try:
+        if Path(source.path).is_dir():
+            text: str | bytes = (Path(source.path) / "config.json").read_text()
+        else:
+            text = _config_of(source, timeout)
+        found = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _config_of(source: Source, timeout: float) -> bytes:
+    cached = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
+    if isinstance(cached, str):
+        return Path(cached).read_bytes()
+    if constants.HF_HUB_OFFLINE:
+        return b"{}"
+    path = f"{source.path}/resolve/{source.revision or 'main'}/config.json"
+    with urllib.request.urlopen(_request(path), timeout=timeout) as answer:
+        content: bytes = answer.read()
+    return content
 
 
 def pull_repository(name: str) -> Pulled:
@@ -67,13 +152,13 @@ def pull_repository(name: str) -> Pulled:
 
     Raises `InputError` where it does not exist or may not be read, `DownloadError` otherwise.
     """
-    repository, _, revision = name.partition("@")
+    repository, revision = split_revision(name)
     reason = _unreachable(repository, revision or "main", _CHECK_SECONDS, probe="")
     if reason is not None:
         raise DownloadError(f"{name} cannot be fetched: {reason}")
     try:
         info = HfApi(endpoint=constants.ENDPOINT).model_info(
-            repository, revision=revision or None, timeout=30
+            repository, revision=revision, timeout=30
         )
         names = [file.rfilename for file in info.siblings or ()]
         doubles = _DUPLICATES if any(file.endswith(".safetensors") for file in names) else ()
@@ -83,6 +168,7 @@ def pull_repository(name: str) -> Pulled:
             ignore_patterns=list(doubles),
             endpoint=constants.ENDPOINT,
         )
+        _record(Path(folder), revision or "main", info.sha or "")
     except HFValidationError as error:
         raise InputError(f"{name} is no hub name: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -90,6 +176,16 @@ def pull_repository(name: str) -> Pulled:
         text = f"{name} could not be fetched ({line}); run it again to go on"
         raise DownloadError(text) from error
     return Pulled(Path(folder), info.sha or "")
+
+
+def _record(folder: Path, revision: str, commit: str) -> None:
+    """Note in the hub's cache what a revision meant: a snapshot that was fetched by its commit is
+    found by its commit only, and without the hub `main` would be unknown.
+    """
+    if revision != commit:
+        note = folder.parent.parent / "refs" / revision
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(commit)
 
 
 def pull_dataset_file(repository: str, file: str, revision: str) -> Path:
@@ -124,12 +220,8 @@ def _unreachable(
     if constants.HF_HUB_OFFLINE:
         return f"it is not in the hub's cache and HF_HUB_OFFLINE is set: unset it, or give {mend}"
     path = f"{repository}/resolve/{revision}/{probe}" if probe else f"api/models/{repository}"
-    request = urllib.request.Request(f"{constants.ENDPOINT}/{path}", method="HEAD")
-    token = get_token()
-    if token:
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=timeout):
+        with urllib.request.urlopen(_request(path, "HEAD"), timeout=timeout):
             return None
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
@@ -142,3 +234,11 @@ def _unreachable(
         why = getattr(error, "reason", error)
         text = getattr(why, "strerror", None) or str(why)
         return f"the hub does not answer ({text}): give {mend}, or try again later"
+
+
+def _request(path: str, method: str = "GET") -> urllib.request.Request:
+    request = urllib.request.Request(f"{constants.ENDPOINT}/{path}", method=method)
+    token = get_token()
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    return request

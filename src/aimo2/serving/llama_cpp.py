@@ -37,6 +37,7 @@ from aimo2.serving.store import default_home
 CHILD_COMMAND = (sys.executable, "-P", "-m", "aimo2.serving.llama_child")
 """`-P`: modules in the user's folder are not ours."""
 
+START_SECONDS = 180.0
 _MIB = 1 << 20
 _COMPUTE_BYTES = 256 * _MIB
 """Buffers beside weights and cache: 37 MiB measured with a 135M model, 110 MiB with a 1.5B."""
@@ -99,7 +100,7 @@ class LlamaServer:
         *,
         on_event: OnEvent = lambda event: None,
         log_dir: Path | None = None,
-        start_timeout: float = 180.0,
+        start_timeout: float = START_SECONDS,
         grace: float = 5.0,
         max_restarts: int = 1,
         command: Sequence[str] = CHILD_COMMAND,
@@ -247,6 +248,7 @@ class LlamaServer:
                 self._address = await self._handshake(self._child)
                 while not await _healthy(self._address):
                     await self._still_alive(self._child)
+                await self._see_that_it_is_ours()
         except TimeoutError:
             raise self._error(self._late()) from None
         finally:
@@ -268,6 +270,10 @@ class LlamaServer:
         with contextlib.suppress(TimeoutError):
             code = await asyncio.wait_for(asyncio.shield(child.exited), _PROBE)
             raise self._error(self._why_not({}, code))
+
+    async def _see_that_it_is_ours(self) -> None:
+        """Raises `ServerError` where another server answers. llama.cpp is bound to its address
+        before it tells it."""
 
     async def _supervise(self) -> None:
         """Owned by `start` and `stop`. Whatever ends it, nobody waits for the server any more."""

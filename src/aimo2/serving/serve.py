@@ -7,16 +7,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from aimo2.config import LocalServerConfig
 from aimo2.errors import ConfigError, InputError
-from aimo2.serving import gpu, machine, vllm
+from aimo2.serving import gpu, llama_cpp, machine, vllm
 from aimo2.serving.catalogue import CATALOGUE, DEFAULT_MODEL
 from aimo2.serving.gpu import Card
-from aimo2.serving.hub import check_model
+from aimo2.serving.hub import Source, check_model, find_source, model_config
 from aimo2.serving.llama_cpp import LlamaServer, ServerEvent
 from aimo2.serving.store import default_home
 
@@ -30,7 +30,7 @@ class ServeOptions:
     `context`: tokens of prompt and reply together, a stream. `concurrency`: streams expected of
     all replicas together. `port`: of the first replica, the next ones follow; `None` takes free
     ones. `extra`: vLLM's own flags. `api_key`: what clients must send; `None`: vLLM asks for none,
-    llama.cpp for one that is drawn; empty: none.
+    llama.cpp for one that is drawn; empty: none. `start_timeout`: seconds; `None` is the engine's.
     """
 
     engine: Literal["auto", "vllm", "llama.cpp"] = "auto"
@@ -44,6 +44,7 @@ class ServeOptions:
     presets: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     api_key: str | None = None
+    start_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +105,41 @@ def choose_engine(model: str, options: ServeOptions, cards: Sequence[Card]) -> E
 
 
 def place(options: ServeOptions, cards: Sequence[Card]) -> list[tuple[Card, ...]]:
-    """The cards of each replica, none twice; without cards, nothing is said of them.
+    """The cards of each replica: those with the most free memory, neighbours together.
 
-    Over several machines (`--distributed-executor-backend ray`) one replica takes what vLLM's own
-    Ray finds. Raises `ConfigError` where there are too few cards.
+    None twice while there are enough; replicas of one card each share them where there are not.
+    Without cards nothing is said of them. Over several machines
+    (`--distributed-executor-backend ray`) one replica takes what vLLM's own Ray finds. Raises
+    `ConfigError` where there are too few cards.
     """
-    width, number = options.tensor_parallel, options.replicas
+    width, number = vllm.num_cards(options.tensor_parallel, options.extra), options.replicas
     spread = any("distributed-executor-backend" in flag for flag in options.extra)
     if not cards or (spread and number == 1):
         return [()] * number
-    if number * width > len(cards):
+    if width > 1 and number * width > len(cards):
         raise ConfigError(
-            f"--replicas {number} with --tensor-parallel {width} needs {number * width} GPUs and "
+            f"--replicas {number} over {width} GPUs each needs {number * width} GPUs and "
             f"{len(cards)} are here: take fewer, or a Ray cluster with "
             "`-- --distributed-executor-backend ray`"
         )
-    if number == 1 and width == 1:
-        return [tuple(cards[:1])]
-    return [tuple(cards[index * width : (index + 1) * width]) for index in range(number)]
+    freest = sorted(range(len(cards)), key=lambda index: -_freedom(cards[index]))
+    chosen = [cards[index] for index in sorted(freest[: number * width])]
+    groups = [tuple(chosen[at : at + width]) for at in range(0, len(chosen), width)]
+    return [groups[index % len(groups)] for index in range(number)]
+
+
+def _freedom(card: Card) -> int:
+    """How free a card's memory is, in twentieths: idle cards differ by less."""
+    return round(20 * card.free_mib / card.total_mib) if card.total_mib else 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """Servers to be started. `slots`: as in `Running`. `at_once`: that may start side by side."""
+
+    servers: Sequence[LlamaServer]
+    slots: int
+    at_once: int
 
 
 @asynccontextmanager
@@ -143,66 +161,93 @@ async def serve(
     else:
         cards = await asyncio.to_thread(gpu.cards)
     engine = await asyncio.to_thread(choose_engine, model, options, cards)
-    make = _vllm_servers if engine == "vllm" else _llama_servers
-    servers, slots = make(model, options, cards, notify, local_file)
+    if engine == "vllm":
+        source = await asyncio.to_thread(find_source, model)
+        made_for = vllm.longest_context(await asyncio.to_thread(model_config, source))
+        if made_for is not None and options.context > made_for:
+            notify(f"--context {options.context}: {source.name} was made for {made_for} tokens")
+            options = replace(options, context=made_for)
+        fleet = _vllm_servers(source, options, cards, notify)
+    else:
+        fleet = _llama_servers(model, options, notify, local_file)
     async with AsyncExitStack() as stack:
-        await _start_all(servers, stack)
-        yield Running(engine, tuple(servers), slots)
+        await _start_all(fleet, stack)
+        yield Running(engine, tuple(fleet.servers), fleet.slots)
 
 
-async def _start_all(servers: Sequence[LlamaServer], stack: AsyncExitStack) -> None:
+async def _start_all(fleet: _Fleet, stack: AsyncExitStack) -> None:
     """Each is stopped whatever becomes of the others; the first failure is the one that is told."""
-    for server in servers:
-        stack.push_async_callback(server.stop)
-    tasks = [asyncio.create_task(server.start()) for server in servers]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait(tasks)
+    stack.push_async_callback(_stop_all, fleet.servers)
+    for begin in range(0, len(fleet.servers), fleet.at_once):
+        servers = fleet.servers[begin : begin + fleet.at_once]
+        tasks = [asyncio.create_task(server.start()) for server in servers]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(tasks)
+
+
+async def _stop_all(servers: Sequence[LlamaServer]) -> None:
+    """Side by side: a server may take seconds to end."""
+    ends = await asyncio.gather(*(server.stop() for server in servers), return_exceptions=True)
+    for error in ends:
+        if error is not None:
+            raise error
 
 
 def _vllm_servers(
-    model: str,
-    options: ServeOptions,
-    cards: Sequence[Card],
-    notify: Callable[[str], None],
-    local_file: Callable[[str], Path],
-) -> tuple[list[LlamaServer], int]:
+    source: Source, options: ServeOptions, cards: Sequence[Card], notify: Callable[[str], None]
+) -> _Fleet:
     groups = place(options, cards)
+    apart = len(set(groups))
+    sharing = -(-len(groups) // apart) if any(groups) else 1
+    if sharing > 1:
+        notify(
+            f"{len(groups)} replicas share {apart} GPU{'s' if apart > 1 else ''}: each takes "
+            f"1/{sharing} of the memory, and those of one GPU start one after the other"
+        )
     each = -(-options.concurrency // options.replicas)
-    servers: list[LlamaServer] = [
-        vllm.VllmServer(
-            vllm.VllmConfig(
-                model=model,
-                context=options.context,
-                concurrency=each,
-                devices=tuple(card.index for card in group),
-                tensor_parallel=options.tensor_parallel,
-                presets=options.presets,
-                extra=options.extra,
-                host=options.host,
-                port=options.port + index if options.port else 0,
-                api_key=options.api_key,
-            ),
-            group,
-            on_event=_Teller(notify, index if len(groups) > 1 else None),
-            log_dir=default_home() / "logs",
+    configs = [
+        vllm.VllmConfig(
+            model=source.path,
+            name=source.name,
+            revision=source.revision,
+            context=options.context,
+            concurrency=each,
+            devices=tuple(card.handle for card in group),
+            sharing=sharing,
+            tensor_parallel=options.tensor_parallel,
+            presets=options.presets,
+            extra=options.extra,
+            host=options.host,
+            port=options.port + index if options.port else 0,
+            api_key=options.api_key,
         )
         for index, group in enumerate(groups)
     ]
-    return servers, max(256, each) * len(groups)
+    servers = [
+        vllm.VllmServer(
+            config,
+            group,
+            on_event=_Teller(notify, index if len(groups) > 1 else None),
+            log_dir=default_home() / "logs",
+            start_timeout=options.start_timeout or vllm.START_SECONDS,
+        )
+        for index, (config, group) in enumerate(zip(configs, groups, strict=True))
+    ]
+    slots = sum(map(vllm.num_sequences, configs, groups))
+    return _Fleet(servers, slots, len(groups) if sharing == 1 else apart)
 
 
 def _llama_servers(
     model: str,
     options: ServeOptions,
-    cards: Sequence[Card],
     notify: Callable[[str], None],
     local_file: Callable[[str], Path],
-) -> tuple[list[LlamaServer], int]:
+) -> _Fleet:
     if options.tensor_parallel > 1 or options.presets or options.extra:
         raise ConfigError("--tensor-parallel, --preset and vLLM's own flags need vLLM")
     if options.host != "127.0.0.1":
@@ -226,10 +271,11 @@ def _llama_servers(
             log_dir=default_home() / "logs",
             port=options.port + index if options.port else 0,
             api_key=options.api_key,
+            start_timeout=options.start_timeout or llama_cpp.START_SECONDS,
         )
         for index in range(options.replicas)
     ]
-    return servers, slots * options.replicas
+    return _Fleet(servers, slots * options.replicas, options.replicas)
 
 
 class _Teller:

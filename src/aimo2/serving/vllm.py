@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from aimo2.config import LocalServerConfig
 from aimo2.errors import ConfigError
 from aimo2.serving.gpu import Card
@@ -23,15 +25,26 @@ from aimo2.serving.llama_cpp import LlamaServer, OnEvent
 CHILD_COMMAND = (sys.executable, "-P", "-m", "aimo2.serving.vllm_child")
 PYTHON_VARIABLE = "AIMO2_VLLM_PYTHON"
 
-_START_SECONDS = 1200.0
+START_SECONDS = 1200.0
 """Weights over a network file system, compilation and graph capture: minutes, not hours."""
+_LIST_SECONDS = 10.0
 _MEMORY_SHARE = 0.90
-_LEAST_SEQUENCES = 256
+_BIG_MIB = 70 * 1024
+_LENGTHS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+    *("model_max_length", "max_sequence_length"),
+)
+"""Where a model's config.json says how many tokens it was made for; vLLM takes the least."""
+_ALIASES = {
+    **dict.fromkeys(("-tp", "--tp"), "--tensor-parallel-size"),
+    **dict.fromkeys(("-pp", "--pp"), "--pipeline-parallel-size"),
+    **dict.fromkeys(("-dp", "--dp"), "--data-parallel-size"),
+}
 _MANY_STREAMS = 64
 _STREAM_INTERVAL = 8
 """Tokens an event where many streams run: the server spends less on events, the client too."""
 
-PRESETS: Mapping[str, Sequence[str]] = {
+PRESETS: Mapping[str, tuple[str, str]] = {
     "fp8": ("--quantization", "fp8"),
     "fp8-kv": ("--kv-cache-dtype", "fp8"),
     "awq": ("--quantization", "awq_marlin"),
@@ -47,15 +60,19 @@ PRESETS: Mapping[str, Sequence[str]] = {
 class VllmConfig:
     """One vLLM server.
 
-    `model`: a hub name or a folder. `context`: tokens of prompt and reply. `concurrency`: streams
-    that are expected. `devices`: indices of its cards; empty leaves the choice to vLLM. `extra`:
-    flags as vLLM takes them; they win over ours.
+    `model`: a hub name or a folder. `name`: what clients ask for; empty is `model`. `revision`: of
+    the repository. `context`: tokens of prompt and reply. `concurrency`: streams that are expected.
+    `devices`: its cards as CUDA_VISIBLE_DEVICES names them; empty leaves the choice to vLLM.
+    `sharing`: servers on each of them. `extra`: flags as vLLM takes them; they win over ours.
     """
 
     model: str
+    name: str = ""
+    revision: str | None = None
     context: int = 8192
     concurrency: int = 256
-    devices: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+    sharing: int = 1
     tensor_parallel: int = 1
     presets: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
@@ -69,7 +86,7 @@ def is_installed(environment: Mapping[str, str] = os.environ) -> bool:
     return PYTHON_VARIABLE in environment or importlib.util.find_spec("vllm") is not None
 
 
-def preset_flags(name: str) -> Sequence[str]:
+def preset_flags(name: str) -> tuple[str, str]:
     """The flags of a preset. Raises `ConfigError` for an unknown one."""
     if name.startswith("draft=") and name != "draft=":
         draft = {"model": name.removeprefix("draft="), "num_speculative_tokens": 4}
@@ -82,28 +99,28 @@ def preset_flags(name: str) -> Sequence[str]:
 def flags(config: VllmConfig, cards: Sequence[Card]) -> list[str]:
     """vLLM's flags for a server on these cards, the user's own in place of ours.
 
-    Raises `ConfigError` for an unknown preset.
+    Raises `ConfigError` for an unknown preset, and for two that set the same flag.
     """
-    length = longest_context(config.model)
     ours: dict[str, str | None] = {
-        "--served-model-name": config.model,
-        "--max-model-len": str(min(config.context, length) if length else config.context),
-        "--max-num-seqs": str(max(_LEAST_SEQUENCES, config.concurrency)),
-        "--gpu-memory-utilization": f"{memory_share(cards):.2f}",
+        "--served-model-name": config.name or config.model,
+        "--max-model-len": str(config.context),
+        "--gpu-memory-utilization": f"{memory_share(cards) / config.sharing:.2f}",
         "--enable-prefix-caching": None,
+        # Requests say how they are sampled; what they leave open is no business of the model's.
+        "--generation-config": "vllm",
         "--dtype": dtype(cards),
         "--seed": "0",
     }
+    if config.revision is not None:
+        ours["--revision"] = config.revision
+    if config.concurrency > usual_sequences(cards):
+        ours["--max-num-seqs"] = str(config.concurrency)
     if config.concurrency >= _MANY_STREAMS:
         ours["--stream-interval"] = str(_STREAM_INTERVAL)
     if config.tensor_parallel > 1:
         ours["--tensor-parallel-size"] = str(config.tensor_parallel)
-        if cards and config.tensor_parallel > len(cards):
-            ours["--distributed-executor-backend"] = "ray"
-    for name in config.presets:
-        chosen = preset_flags(name)
-        ours[chosen[0]] = chosen[1]
-    given = {_name(flag) for flag in config.extra if flag.startswith("--")}
+    ours |= _preset_flags(config.presets)
+    given = {_name(flag) for flag in config.extra if re.match("--?[a-z]", flag)}
     kept = [
         part
         for flag, value in ours.items()
@@ -113,10 +130,58 @@ def flags(config: VllmConfig, cards: Sequence[Card]) -> list[str]:
     return [*kept, *config.extra]
 
 
+def _preset_flags(names: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        flag, value = preset_flags(name)
+        if flag in found:
+            raise ConfigError(
+                f"--preset {name} and one before it both set {flag}: give one of them"
+            )
+        found[flag] = value
+    return found
+
+
 def _name(flag: str) -> str:
     """A flag without its value, its `no-` and its aliases' differences."""
     bare = flag.partition("=")[0].replace("_", "-").replace("--no-", "--")
-    return {"--tp": "--tensor-parallel-size", "-tp": "--tensor-parallel-size"}.get(bare, bare)
+    return _ALIASES.get(bare, bare)
+
+
+def value_of(flags: Sequence[str], name: str) -> str | None:
+    """What a flag is set to, in any of its spellings; the last one counts, as for vLLM."""
+    found = None
+    for index, part in enumerate(flags):
+        if _name(part) == name:
+            _, given, value = part.partition("=")
+            found = value if given else "".join(flags[index + 1 : index + 2])
+    return found
+
+
+def num_cards(tensor_parallel: int, extra: Sequence[str]) -> int:
+    """Cards that one server takes: its tensor, pipeline and data parallel ways multiplied."""
+    return (
+        _number(extra, "--tensor-parallel-size", tensor_parallel)
+        * _number(extra, "--pipeline-parallel-size", 1)
+        * _number(extra, "--data-parallel-size", 1)
+    )
+
+
+def num_sequences(config: VllmConfig, cards: Sequence[Card]) -> int:
+    """Streams that a server works on at the same time."""
+    usual = max(usual_sequences(cards), config.concurrency)
+    return _number(config.extra, "--max-num-seqs", usual)
+
+
+def _number(flags: Sequence[str], name: str, otherwise: int) -> int:
+    value = value_of(flags, name) or ""
+    return int(value) if value.isdigit() and int(value) else otherwise
+
+
+def usual_sequences(cards: Sequence[Card]) -> int:
+    """vLLM's own `--max-num-seqs` as a server: more on cards of 70 GiB and up, but for the A100."""
+    big = all(card.total_mib >= _BIG_MIB and "a100" not in card.name.lower() for card in cards)
+    return 1024 if cards and big else 256
 
 
 def memory_share(cards: Sequence[Card]) -> float:
@@ -130,14 +195,29 @@ def dtype(cards: Sequence[Card]) -> str:
     return "half" if any(card.capability < (8, 0) for card in cards) else "auto"
 
 
-def longest_context(model: str) -> int | None:
-    """Tokens that the model was made for, where its folder is here and says so."""
-    try:
-        config = json.loads((Path(model) / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
-    value = config.get("max_position_embeddings") if isinstance(config, dict) else None
-    return value if isinstance(value, int) else None
+def longest_context(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a model was made for, where its config.json says so.
+
+    Models that see or hear keep it with their language part. Stretched positions (YaRN, linear,
+    dynamic) count as vLLM counts them.
+    """
+    for part in (config.get("text_config"), config.get("llm_config"), config):
+        if isinstance(part, Mapping):
+            lengths = [part[name] for name in _LENGTHS if isinstance(part.get(name), int)]
+            if lengths:
+                return _stretched(min(lengths), part)
+    return None
+
+
+def _stretched(length: int, part: Mapping[str, Any]) -> int:
+    rope = part.get("rope_scaling") or part.get("rope_parameters")
+    if not isinstance(rope, Mapping):
+        return length
+    kind, factor = rope.get("rope_type") or rope.get("type"), rope.get("factor")
+    if kind not in ("yarn", "linear", "dynamic") or not isinstance(factor, (int, float)):
+        return length
+    start = rope.get("original_max_position_embeddings") if kind == "yarn" else None
+    return int((start if isinstance(start, int) else length) * factor)
 
 
 def environment(config: VllmConfig, key: str | None) -> dict[str, str]:
@@ -146,7 +226,10 @@ def environment(config: VllmConfig, key: str | None) -> dict[str, str]:
     ours.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")  # compiles for minutes where it is missing
     ours.setdefault("VLLM_NO_USAGE_STATS", "1")
     if config.devices:
-        ours["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, config.devices))
+        if "CUDA_VISIBLE_DEVICES" not in ours:  # the indices are ours, and nvidia-smi's
+            ours["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        ours.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        ours["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)
     if key is not None:
         ours["VLLM_API_KEY"] = key
     else:
@@ -178,7 +261,7 @@ class VllmServer(LlamaServer):
         *,
         on_event: OnEvent = lambda event: None,
         log_dir: Path | None = None,
-        start_timeout: float = _START_SECONDS,
+        start_timeout: float = START_SECONDS,
         grace: float = 10.0,
         max_restarts: int = 1,
         command: Callable[[], Sequence[str]] | None = None,
@@ -197,6 +280,7 @@ class VllmServer(LlamaServer):
         )
         self._vllm = config
         self._flags = flags(config, cards)
+        self._name = value_of(self._flags, "--served-model-name") or config.model
         self._server_command = command or server_command
         self._key = config.api_key or None
 
@@ -212,31 +296,49 @@ class VllmServer(LlamaServer):
                 "environment": environment(config, self._key),
                 "host": config.host,
                 "port": port or config.port,
+                "only_that_port": config.port != 0,
                 "parent_pid": os.getpid(),
             }
         )
 
     @property
     def _label(self) -> str:
-        return f"{self._vllm.model} with vLLM"
+        return f"{self._name} with vLLM"
+
+    async def _see_that_it_is_ours(self) -> None:
+        """Two servers can be bound to one port (SO_REUSEPORT): ours knows its name."""
+        if self._name not in await _served_names(self._address, self._key):
+            raise self._error(
+                f"at {self._address} answers a server that does not have {self._name}: "
+                "take another --port"
+            )
+
+    def _late(self) -> str:
+        return (
+            f"vLLM was not ready within {self._start_timeout:g} s with {self._name}: fetch it "
+            f"first with `aimo2 models pull`, give more --start-timeout, or {self._log_hint()}"
+        )
 
     def _why_not(self, answer: dict[str, str], code: int) -> str:
+        if answer.get("error") == "port":
+            return f"port {answer['message']}: take another --port"
         if answer.get("error") == "engine":
             return f"vLLM cannot be started ({answer['message']}); see {PYTHON_VARIABLE}"
         said = self.log_tail(400)
         for pattern, mend in _REASONS:
             found = re.search(pattern, said)
             if found:
-                return f"vLLM cannot serve {self._vllm.model}: {_short(found[0])}; {mend}"
+                return f"vLLM cannot serve {self._name}: {_short(found[0])}; {mend}"
         errors = re.findall(r"^.*(?:Error|error):.*$", said, re.MULTILINE)
         reason = _short(errors[-1]) if errors else f"exit status {code}"
-        return f"vLLM cannot serve {self._vllm.model}: {reason}; {self._log_hint()}"
+        return f"vLLM cannot serve {self._name}: {reason}; {self._log_hint()}"
 
 
 _REASONS: Sequence[tuple[str, str]] = (
     (r".*CUDA out of memory.*|.*[Nn]o available memory for the cache blocks.*"
      r"|.*Free memory on device.*less than desired.*",
      "take less --context, fewer --concurrent, or --preset fp8"),
+    (r".*greater than the derived max_model_len.*", "take less --context"),
     (r".*is not a local folder and is not a valid model identifier.*|.*Repository Not Found.*"
      r"|.*[Cc]an't load the configuration of.*|.*LocalEntryNotFoundError.*"
      r"|.*couldn't connect to .* to load the files.*",
@@ -250,6 +352,20 @@ _REASONS: Sequence[tuple[str, str]] = (
      "a GPU is needed: take --engine llama.cpp"),
 )  # fmt: skip
 """What vLLM's log says, and the mend."""
+
+
+async def _served_names(address: str, key: str | None) -> list[str]:
+    """What the server at `address` lists as its models; empty where it does not say."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LIST_SECONDS)) as session,
+            session.get(f"{address}/v1/models", headers=headers) as reply,
+        ):
+            listed = await reply.json(content_type=None)
+            return [str(entry["id"]) for entry in listed["data"]]
+    except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError):
+        return []
 
 
 def _short(line: str) -> str:
