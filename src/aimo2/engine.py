@@ -193,7 +193,7 @@ async def open_served(
     if len({url.rstrip("/") for url in urls}) < len(urls):
         raise ConfigError(f"--base-url: one is given twice in {', '.join(urls)}")
     endpoints = [Endpoint(url, key) for url in urls]
-    template = _template(served.chat_template)
+    template = chat_template(served.chat_template)
     return await route(endpoints, served.model, template, stack, notify, request_seeds)
 
 
@@ -226,7 +226,7 @@ async def route(
     return await stack.enter_async_context(router)
 
 
-def _template(wanted: str | None) -> str | None:
+def chat_template(wanted: str | None) -> str | None:
     """Jinja source: of the file that is named, or ChatML. Raises `ConfigError`."""
     if wanted is None:
         return None

@@ -9,6 +9,8 @@ from aimo2.turns import Pace
 
 LAST_WORD_SECONDS = 0.3
 """Rollouts are cancelled this long before the deadline, so that the vote is out in time."""
+LEAST_WAIT_SECONDS = 0.002
+"""A wait that rounding makes too short for the clock to move would be repeated for ever."""
 _SETTLE_SECONDS = 0.2
 """Rollouts end by themselves this long before that, and still read their own answer."""
 _SALVAGE_SECONDS = 2.0
@@ -55,6 +57,16 @@ class Schedule:
         if not self.config.salvage.enabled or self.deadline.when() is None:
             return self.settled_by()
         return self.settled_by().earlier(self._salvage_seconds(paces))
+
+    def look_again(self, paces: Sequence[Pace]) -> float:
+        """Seconds until `wind_down_at` should be asked anew: it moves as speeds are learned.
+
+        0 where its time has come; `math.inf` where there is no deadline.
+        """
+        left = self.wind_down_at(paces).remaining()
+        if left <= 0:
+            return 0.0
+        return max(left, LEAST_WAIT_SECONDS) if left < 1 else max(1.0, left / 4)
 
     def _salvage_seconds(self, paces: Sequence[Pace]) -> float:
         """How long forcing an answer takes: as configured, or by the slowest live stream."""

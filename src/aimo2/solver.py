@@ -31,7 +31,7 @@ from aimo2.policy.vote import Tally
 from aimo2.prompts.families import find_family
 from aimo2.rollout import Rollout
 from aimo2.sandbox import Sandbox
-from aimo2.schedule import Schedule
+from aimo2.schedule import LEAST_WAIT_SECONDS, Schedule
 from aimo2.scorer import Confidence, Scorer
 from aimo2.tree import Tree
 from aimo2.turns import Pace
@@ -45,8 +45,6 @@ _SCORE_SECONDS = 10.0
 """How long a step may wait for its scores: every rollout stands still meanwhile."""
 _COMPARE_SECONDS = 2.0
 """How long the comparison with a gold answer may take after the question has ended."""
-_LEAST_WAIT_SECONDS = 0.002
-"""A wait that rounding makes too short for the clock to move would be repeated for ever."""
 _CALLED_IN: dict[StopReason, RolloutStop] = {"deadline": "deadline", "max_tokens": "max_tokens"}
 """Why a rollout ends that gave no answer when the question was wound down."""
 
@@ -263,10 +261,8 @@ class Solver:
         if until.when() is not None:
             seconds = until.remaining()
             if self._winding is None:
-                # How long salvage needs is learned on the way, so it is looked at now and then.
-                left = self._schedule.wind_down_at(self._paces()).remaining()
-                seconds = min(seconds, left if left < 1 else max(1.0, left / 4))
-            seconds = max(seconds, _LEAST_WAIT_SECONDS)
+                seconds = min(seconds, self._schedule.look_again(self._paces()))
+            seconds = max(seconds, LEAST_WAIT_SECONDS)
         signs = [asyncio.create_task(event.wait()) for event in (self._over, self._moved)]
         try:
             await asyncio.wait(

@@ -213,6 +213,11 @@ class Trace(Value):
         return sum(turn.run is not None for turn in self.turns)
 
     @property
+    def num_own_code_runs(self) -> int:
+        """Cells that this rollout ran itself."""
+        return sum(turn.run is not None for turn in self.turns[self.num_shared_turns :])
+
+    @property
     def text(self) -> str:
         """The whole reply: prefix, sampled and injected text."""
         return self.prefix + "".join(turn.text + turn.injected for turn in self.turns)

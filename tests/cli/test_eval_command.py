@@ -2,8 +2,10 @@ import contextlib
 import json
 import signal
 import sys
+import types
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +108,96 @@ def test_other_settings_in_the_same_folder_are_refused(run: Run, sums: str) -> N
     assert "solve.sampling.temperature is 0.7 there and 0.2 here" in run.err
     assert run("eval", sums, "-k", "2", "-o", "r", "--model", "other") == 2
     assert "and other here" in run.err
+
+
+def test_other_settings_of_the_engine_are_refused_too(run: Run, sums: str) -> None:
+    assert run("eval", sums, "-k", "2", "-o", "r") == 0
+    assert run("eval", sums, "-k", "2", "-o", "r", "--context", "8192") == 2
+    assert "engine.context is 4096 there and 8192 here" in run.err
+    assert run("eval", sums, "-k", "2", "-o", "r", "--sandbox", "strict") == 2
+    assert "engine.sandbox is auto there and strict here" in run.err
+    served = ["eval", sums, "-k", "2", "-o", "s", "--base-url", "http://localhost:9/v1"]
+    Path("own.jinja").write_text("{{ messages }}")
+    assert run(*served, "--chat-template", "own.jinja") == 0
+    assert run(*served, "--chat-template", "own.jinja", "--context", "8192") == 0
+    assert run(*served, "--chat-template", "chatml") == 2
+    assert "engine.chat_template is " in run.err
+    assert run(*served, "--chat-template", "gone.jinja") == 2
+    assert "--chat-template gone.jinja cannot be read" in run.err
+
+
+def test_flags_of_the_solver_are_named_where_they_do_nothing(run: Run, sums: str) -> None:
+    flags = ["--stop", "never", "--token-budget", "900", "--set", "branch.roots=2"]
+    assert run("eval", sums, "-k", "2", "-o", "r", *flags, "--temperature", "0.5") == 0
+    assert "--token-budget, --stop, --set branch.roots have no effect on them" in run.err
+    assert "--temperature" not in run.err
+    assert run("eval", sums, "-k", "2", "-o", "s", *flags, "--mode", "solve") == 0
+    assert "no effect" not in run.err
+
+
+class FakeWandb(types.ModuleType):
+    """What `--track wandb` uses of the package, which keeps files in the folder it is given."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__("wandb")
+        self.error = error
+        self.started: list[dict[str, Any]] = []
+        self.summary: dict[str, float] = {}
+        self.steps: list[int] = []
+        self.finished = 0
+
+    def Settings(self, **kwargs: Any) -> dict[str, Any]:  # noqa: N802 - the package's name
+        return kwargs
+
+    def init(self, **kwargs: Any) -> "FakeWandb":
+        if self.error is not None:
+            raise self.error
+        Path(kwargs["dir"], "wandb").mkdir(exist_ok=True)
+        self.started.append(kwargs)
+        return self
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.steps.append(step)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_a_tracked_run_begins_and_goes_on_under_one_id(
+    run: Run, sums: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
+    command = ["eval", sums, "-k", "2", "-o", "r", "--track", "wandb"]
+    assert run(*command) == 0
+    assert run(*command) == 0
+    first, second = fake.started
+    assert first["id"] == second["id"]
+    assert first["resume"] == "allow"
+    assert first["config"]["dataset"] == "sums"
+    assert fake.steps
+    assert fake.summary["problems"] == 5
+    assert fake.finished == 2
+    assert run("eval", sums, "-k", "2", "-o", "other", "--seed", "1", "--track", "wandb") == 0
+    assert fake.started[-1]["id"] != first["id"]
+
+
+def test_a_tracker_that_gives_no_run_is_one_line_and_the_folder_stays_usable(
+    run: Run, sums: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("no API key\nmore lines")
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(error))
+    assert run("eval", sums, "-k", "2", "-o", "r", "--track", "wandb") == 2
+    assert "--track wandb: it gives no run (no API key)" in run.err
+    assert "Traceback" not in run.err
+    assert run("eval", sums, "-k", "2", "-o", "r") == 0
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
+    run: Run, sums: str
+) -> None:
+    assert run("eval", sums, "-k", "2", "-o", "r", "--track", "trackio") == 2
+    assert "--track trackio: the package is not installed" in run.err
+    assert not Path("r").exists()
 
 
 def test_flags_reach_the_configuration(run: Run, sums: str) -> None:

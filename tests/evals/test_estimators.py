@@ -6,9 +6,13 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from aimo2.evals import estimators
 from aimo2.evals.estimators import (
+    DIFFERENCE,
+    SHARE,
+    Estimate,
     bca_interval,
     interval,
     majority_at_k,
@@ -94,12 +98,51 @@ def test_an_interval_holds_its_value_and_repeats() -> None:
     assert wider.low < one.low < one.high < wider.high
 
 
-def test_equal_values_leave_no_doubt_and_one_problem_says_nothing() -> None:
-    assert mean_interval([0.5] * 9) == (alike := mean_interval([0.5] * 9))
-    assert (alike.low, alike.high) == (0.5, 0.5)
+def test_one_problem_says_nothing_and_equal_costs_leave_no_doubt() -> None:
+    assert mean_interval([120.0] * 9) == Estimate(120, 120, 120)
     assert math.isnan(mean_interval([1.0]).low)
+    assert math.isnan(mean_interval([1.0], within=SHARE).low)
     with pytest.raises(ValueError, match="at least one"):
         interval(numpy.zeros((0, 1)), lambda sums: sums[:, 0])
+
+
+@pytest.mark.parametrize("problems", [2, 30, 500])
+def test_all_right_and_all_wrong_have_the_exact_binomial_limits(problems: int) -> None:
+    for value in (0.0, 1.0):
+        exact = stats.binomtest(round(value) * problems, problems).proportion_ci(method="exact")
+        found = mean_interval([value] * problems, within=SHARE)
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_unchanged_pairs_leave_the_doubt_of_the_rule_of_three() -> None:
+    found = mean_interval([0.0] * 100, within=DIFFERENCE)
+    assert found.value == 0
+    assert found.high == -found.low
+    assert 3 / 100 < found.high < 4 / 100  # 3 / n is for one side.
+
+
+def test_a_single_change_leaves_no_less_doubt_than_none() -> None:
+    """By hand the adjusted interval of Bonett and Price (2012) is -0.074 to 0.137."""
+    none = mean_interval([0.0] * 30, within=DIFFERENCE)
+    one = mean_interval([1.0] + [0.0] * 29, within=DIFFERENCE)
+    assert one.high - one.low >= none.high - none.low
+    assert (one.low, one.high) == pytest.approx((-0.074, 0.137), abs=0.015)
+
+
+def test_equal_shares_between_the_bounds_may_move_either_way() -> None:
+    found = mean_interval([0.25] * 30, within=SHARE)
+    part = mean_interval([0.0] * 30, within=SHARE).high
+    assert (found.low, found.high) == pytest.approx((0.25 - part * 0.25, 0.25 + part * 0.75))
+
+
+def test_a_ratio_that_never_varies_leaves_doubt_by_the_problems_that_have_cases() -> None:
+    none_failed = ratio_interval([0, 0, 0, 0], [3, 1, 0, 7], within=SHARE)
+    assert none_failed is not None
+    assert none_failed == mean_interval([0.0] * 3, within=SHARE)
+    single = ratio_interval([2, 0, 0], [5, 0, 0], within=SHARE)
+    assert single is not None
+    assert single.value == 0.4
+    assert math.isnan(single.low)
 
 
 def test_a_ratio_weighs_problems_by_their_cells() -> None:
@@ -120,6 +163,37 @@ def test_intervals_of_thirty_problems_cover_the_truth(monkeypatch: pytest.Monkey
         found = mean_interval(list(random.binomial(8, chances) / 8))
         held += found.low <= 0.5 <= found.high
     assert 0.94 - 0.011 <= held / exams <= 0.96 + 0.011
+
+
+@pytest.mark.parametrize("rate", [0.002, 0.02, 0.98, 0.998])
+@pytest.mark.parametrize("problems", [30, 100])
+def test_intervals_cover_rates_near_none_and_all(
+    monkeypatch: pytest.MonkeyPatch, rate: float, problems: int
+) -> None:
+    """At least: single right or wrong problems are a coarse measure of such rates."""
+    monkeypatch.setattr(estimators, "RESAMPLES", 500)
+    random = numpy.random.default_rng(6)
+    rights = random.binomial(problems, rate, size=400)
+    covers = {}
+    for right in set(rights.tolist()):
+        found = mean_interval([1.0] * right + [0.0] * (problems - right), within=SHARE)
+        covers[right] = found.low <= rate <= found.high
+    assert numpy.mean([covers[right] for right in rights.tolist()]) >= 0.94
+
+
+@pytest.mark.parametrize("rate", [0.002, 0.02, 0.1])
+def test_intervals_cover_the_difference_of_pairs_that_hardly_change(
+    monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    monkeypatch.setattr(estimators, "RESAMPLES", 500)
+    random = numpy.random.default_rng(7)
+    held = 0
+    for _ in range(400):
+        chances = [rate / 3, 1 - rate, rate * 2 / 3]
+        changes = random.choice([-1.0, 0.0, 1.0], 30, p=chances)
+        found = mean_interval(changes.tolist(), within=DIFFERENCE)
+        held += found.low <= rate / 3 <= found.high
+    assert held / 400 >= 0.94
 
 
 def test_bca_agrees_with_percentiles_where_nothing_is_skewed() -> None:

@@ -1,4 +1,8 @@
+import json
 import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,8 +10,10 @@ import pytest
 from aimo2.errors import InputError
 from aimo2.evals.compare import Results, compare
 from aimo2.evals.datasets import Item
-from aimo2.evals.figures import figures_of, results_of
+from aimo2.evals.figures import caveats_of, figures_of, results_of
 from aimo2.evals.store import LoadedRun, read_run
+from aimo2.llm import Conversation, Sampling
+from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.types import Problem
 from tests.evals.exam import opened
 from tests.evals.test_runner import Exam
@@ -21,7 +27,7 @@ def run(tmp_path: Path) -> LoadedRun:
 
 
 def results(run: LoadedRun, name: str = "run") -> Results:
-    return Results(name, run.items, results_of(run))
+    return Results(name, run.items, results_of(run), run.record.config.mode)
 
 
 def test_the_figures_are_the_means_of_the_samples(run: LoadedRun) -> None:
@@ -95,7 +101,20 @@ def test_the_solver_is_judged_by_its_answers(tmp_path: Path) -> None:
 
 def test_a_run_compared_with_itself_differs_in_nothing(run: LoadedRun) -> None:
     found = compare(results(run), results(run))
-    assert (found.problems, found.pass_1.value, found.mcnemar.p, found.changed) == (6, 0, 1.0, ())
+    assert (found.problems, found.answered.value, found.mcnemar.p, found.changed) == (6, 0, 1.0, ())
+    assert found.votes is not None
+    assert (found.votes.pass_1.value, found.votes.maj_k.value, found.votes.k) == (0, 0, 4)
+    assert found.answered.low < 0 < found.answered.high
+    assert found.notes() == []
+
+
+def vote_of_three(run: LoadedRun, name: str) -> bool:
+    """Whether the vote of a problem's first three samples is right."""
+    first = [run.samples[name, k] for k in range(3)]
+    votes = Counter(one.answer for one in first if one.answer is not None)
+    return bool(votes) and votes.most_common(1)[0][0] == next(
+        item.problem.gold for item in run.items if item.problem.id == name
+    )
 
 
 def test_two_runs_are_paired_and_their_changes_listed(tmp_path: Path, run: LoadedRun) -> None:
@@ -104,14 +123,113 @@ def test_two_runs_are_paired_and_their_changes_listed(tmp_path: Path, run: Loade
     exam.run(samples=3, openings=("plain",), seed=9)
     other = read_run(exam.folder)
     found = compare(results(run, "a"), results(other, "b"))
-    assert (found.k, found.problems, found.only_first, found.only_second) == (3, 6, 0, 0)
-    assert found.pass_1.value == pytest.approx(found.second_pass_1 - found.first_pass_1)
-    changed = {
-        name for name in run.outcomes if run.outcomes[name].correct != other.outcomes[name].correct
-    }
+    assert (found.problems, found.only_first, found.only_second) == (6, 0, 0)
+    assert found.votes is not None
+    pass_1 = found.votes.second_pass_1 - found.votes.first_pass_1
+    assert found.votes.pass_1.value == pytest.approx(pass_1)
+    assert found.seconds is not None
+    right = {name: vote_of_three(run, name) for name in run.outcomes}
+    changed = {name for name in right if right[name] != other.outcomes[name].correct}
     assert {one.problem_id for one in found.changed} == changed
     assert len(changed) == found.mcnemar.only_first + found.mcnemar.only_second
+    assert found.votes.k == 3
+    (note,) = found.notes()
+    assert "up to 4 in the first run, 3 in the second" in note
     assert found.as_json()["mcnemar"]["p"] == found.mcnemar.p
+
+
+def test_solvers_are_compared_by_their_answers_and_by_what_a_question_cost(
+    tmp_path: Path, run: LoadedRun
+) -> None:
+    solved = []
+    for name, rule in (("early", "majority"), ("late", "never")):
+        exam = Exam(tmp_path, 6)
+        exam.folder = tmp_path / name
+        exam.run(mode="solve", concurrency=2, stop={"rule": rule, "min_votes": 2})
+        solved.append(read_run(exam.folder))
+    early, late = solved
+    found = compare(results(early, "early"), results(late, "late"))
+    assert (found.votes, found.unit) == (None, "problem")
+    assert found.tokens is not None
+    assert found.seconds is not None
+    spent = [sum(one.num_sampled_tokens for one in each.outcomes.values()) / 6 for each in solved]
+    assert found.tokens.value == pytest.approx(spent[1] - spent[0])
+    took = [sum(one.seconds for one in each.outcomes.values()) / 6 for each in solved]
+    assert found.seconds.value == pytest.approx(took[1] - took[0])
+    assert found.seconds.value > 0
+    assert all(one.first_share is None for one in found.changed)
+    mixed = compare(results(run), results(late))
+    assert (mixed.votes, mixed.unit, mixed.seconds) == (None, "problem", None)
+    assert mixed.tokens is not None
+    whole = sum(one.num_sampled_tokens for one in run.outcomes.values()) / 6
+    assert mixed.tokens.value == pytest.approx(spent[1] - whole)
+
+
+def test_one_problem_in_common_has_no_nan_in_json(run: LoadedRun) -> None:
+    there = results(run)
+    one = Results("one", run.items, there.problems[:1])
+    shown = compare(there, one).as_json()
+    assert shown["answered"] == {"value": 0.0, "low": None, "high": None}
+    json.dumps(shown, allow_nan=False)
+
+
+def test_probes_and_a_verifier_are_part_of_what_a_question_cost(tmp_path: Path) -> None:
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        if "## Solutions" in str(conversation.messages):
+            return ["The first. \\boxed{1}"]
+        if conversation.reply.endswith("\\boxed{"):  # a probe
+            return ["maybe 3}"]
+        steps: list[Step] = [step for n in range(90) for step in (Delay(0.1), f" and{n}")]
+        return [*steps, f" so \\boxed{{{(sampling.seed or 0) % 3}}}."]
+
+    exam = Exam(tmp_path, 3)
+    exam.model = ScriptedModel(script)
+    store = exam.run(
+        mode="solve",
+        concurrency=3,
+        stop="never",
+        cut={"probe": "mid"},
+        verify={"comparisons": 2},
+    )
+    figures = figures_of(store)
+    assert figures is not None
+    counted = sum(one.num_sampled_tokens for one in store.samples.values())
+    written = sum(one.num_tokens for one in store.samples.values())
+    spent = sum(one.num_sampled_tokens for one in store.outcomes.values())
+    assert written < counted < spent
+    assert figures.total_tokens == spent
+    assert figures.tokens.value == pytest.approx(spent / 3)
+
+
+def test_a_branch_does_not_count_the_cells_before_its_fork(tmp_path: Path) -> None:
+    exam = Exam(tmp_path, 4)
+    store = exam.run(
+        mode="solve",
+        samples=6,
+        concurrency=2,
+        stop="never",
+        openings=("code",),
+        branch={"policy": "bfs", "roots": 1, "children": 2},
+    )
+    figures = figures_of(store)
+    assert figures is not None
+    assert any(one.parent is not None for one in store.samples.values())
+    for name, outcome in store.outcomes.items():
+        own = [one for key, one in store.samples.items() if key[0] == name]
+        assert sum(one.num_code_runs for one in own) == outcome.num_code_runs
+    assert figures.code_use.value == 1
+
+
+def test_a_limit_above_the_set_is_no_subset(tmp_path: Path) -> None:
+    exam = Exam(tmp_path, 4)
+    run = exam.run()
+    config = run.record.config
+    for limit, said in ((1000, False), (4, True), (None, False)):
+        changed = run.record.model_copy(
+            update={"config": config.model_copy(update={"limit": limit})}
+        )
+        lines = caveats_of(changed, list(run.samples.values()), len(run.items), 0)
+        assert any("a subset: 4 problems, the first" in line for line in lines) is said
 
 
 def test_problems_with_other_numbers_are_paired_by_their_words(run: LoadedRun) -> None:
@@ -122,7 +240,7 @@ def test_problems_with_other_numbers_are_paired_by_their_words(run: LoadedRun) -
     ]
     there = results(run)
     moved = [
-        type(one)(renamed[one.problem_id], one.samples, one.answers, one.blank, one.voted)
+        replace(one, outcome=one.outcome.model_copy(update={"id": renamed[one.problem_id]}))
         for one in there.problems
     ]
     found = compare(there, Results("other", items, moved))
@@ -132,6 +250,6 @@ def test_problems_with_other_numbers_are_paired_by_their_words(run: LoadedRun) -
 def test_nothing_in_common_is_an_error(run: LoadedRun) -> None:
     items = [Item(Problem(id="x", statement="Something else"), {})]
     (first, *_) = results_of(run)
-    alien = type(first)("x", first.samples, first.answers, first.blank, first.voted)
+    alien = replace(first, outcome=first.outcome.model_copy(update={"id": "x"}))
     with pytest.raises(InputError, match="no finished problem in common"):
         compare(results(run), Results("alien", items, [alien]))

@@ -1,11 +1,13 @@
 import asyncio
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aimo2.config import SalvageConfig
 from aimo2.errors import DiskFullError, ModelUnavailable, RequestRejected, ServerError
 from aimo2.evals.datasets import Dataset
 from aimo2.evals.local import done_of
@@ -19,7 +21,7 @@ from aimo2.solver import Tools
 from aimo2.types import Trace
 from tests.evals.exam import Heard, opened, record, sums
 from tests.evals.exam_server import reply
-from tests.scripted import InstantJudge, execute
+from tests.scripted import InstantJudge, config, execute
 from tests.virtual import run_virtual
 
 
@@ -39,6 +41,8 @@ class Exam:
         self.folder = folder / "run"
         self.heard = Heard()
         self.model = ScriptedModel(summing)
+        self.tools: dict[str, Any] = {}
+        """More of `Tools`; its model's name is also the runner's."""
         self.most_open = 0
         self.seconds = 0.0
 
@@ -59,13 +63,14 @@ class Exam:
                     config = store.record.config
                     runner = Runner(
                         Plan(self.data.items, config.mode, samples, config.solve),
-                        Tools(self.model, sandbox, judge),
+                        Tools(self.model, sandbox, judge, **self.tools),
                         store,
                         self.heard,
                         limit=Limit(limit),
                         done=done_of(store),
                         patience=patience,
                         failure=lambda: failure,
+                        model_name=self.tools.get("model_name"),
                     )
                     if interrupt_after is not None:
                         loop.call_later(interrupt_after, runner.interrupt)
@@ -220,6 +225,108 @@ def test_a_refused_request_is_a_wrong_sample_and_not_an_outage(tmp_path: Path) -
     assert not any(one.correct for one in store.samples.values())
     assert store.outcomes["s0"].answer is None
     assert store.outcomes["s0"].correct is False
+
+
+@pytest.mark.parametrize("rule", ["never", "unassailable"])
+def test_a_question_that_an_outage_took_votes_from_is_solved_again(
+    tmp_path: Path, rule: str
+) -> None:
+    exam = Exam(tmp_path)
+    exam.model = ScriptedModel(Flaky((2.5, 60.0), ModelUnavailable("connection refused")))
+    solving: dict[str, Any] = {"mode": "solve", "limit": 2, "concurrency": 2, "stop": rule}
+    store = exam.run(**solving)
+    assert exam.heard.notices == [
+        "the server is away (connection refused); waiting for it",
+        "the server answers again",
+    ]
+    whole = Exam(tmp_path)
+    whole.folder = tmp_path / "whole"
+    other = whole.run(**solving)
+    assert verdicts(store) == verdicts(other)
+    assert [(one.id, one.votes, one.stop_reason) for one in store.outcomes.values()] == [
+        (one.id, one.votes, one.stop_reason) for one in other.outcomes.values()
+    ]
+
+
+def test_a_question_that_its_votes_decided_is_not_solved_again(tmp_path: Path) -> None:
+    calls = itertools.count()
+
+    def first_lost(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        return [ModelUnavailable("reset")] if next(calls) == 0 else ["It is $\\boxed{7}$."]
+
+    exam = Exam(tmp_path, 1)
+    exam.model = ScriptedModel(first_lost)
+    store = exam.run(mode="solve", stop={"rule": "k_equal", "k": 1})
+    assert store.outcomes["s0"].stop_reason == "k_equal"
+    assert len(exam.model.calls) == 2
+    assert exam.heard.notices == []
+
+
+def forcing(first: list[Step]) -> Callable[[Conversation, Sampling], Iterable[Step]]:
+    """Talks without end; what it answers when it is made to: `first` the first time, then 7."""
+    forced = itertools.count()
+
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        if not conversation.reply.endswith("\\boxed{"):
+            return [step for n in range(200) for step in (Delay(0.1), f"word{n} and so on, ")]
+        return first if next(forced) == 0 else ["7}"]
+
+    return script
+
+
+def test_an_outage_at_a_forced_answer_costs_no_sample(tmp_path: Path) -> None:
+    exam = Exam(tmp_path, 1)
+    exam.model = ScriptedModel(forcing(["1", ModelUnavailable("reset")]))
+    store = exam.run(samples=2, max_tokens=5, salvage=SalvageConfig())
+    assert [(one.answer, one.stop_reason) for one in store.samples.values()] == [
+        ("7", "salvaged"),
+        ("7", "salvaged"),
+    ]
+    assert "the server is away (reset); waiting for it" in exam.heard.notices
+
+
+def test_a_time_limit_makes_samples_answer_before_it_comes(tmp_path: Path) -> None:
+    exam = Exam(tmp_path, 1)
+    exam.model = ScriptedModel(forcing([Delay(0.2), "7}"]))
+    limited = config(num_rollouts=2, salvage=SalvageConfig()).model_copy(update={"timeout": 10.0})
+    store = exam.run(samples=2, solve=limited)
+    for sample in store.samples.values():
+        assert (sample.answer, sample.stop_reason) == ("7", "salvaged")
+        assert 5 < sample.seconds < 10
+
+
+def test_without_salvage_the_time_limit_ends_samples(tmp_path: Path) -> None:
+    exam = Exam(tmp_path, 1)
+    exam.model = ScriptedModel(forcing([]))
+    store = exam.run(samples=1, solve=config().model_copy(update={"timeout": 10.0}))
+    assert [one.stop_reason for one in store.samples.values()] == ["deadline"]
+
+
+def test_a_sample_that_the_server_dies_of_again_and_again_is_kept(tmp_path: Path) -> None:
+    def poisoned(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        if "print" in conversation.reply:
+            return [ModelUnavailable("reset")]
+        return ["```python\nprint(3)\n```\n"]
+
+    exam = Exam(tmp_path, 1)
+    exam.model = ScriptedModel(poisoned)
+    store = exam.run(samples=1, openings=("code",))
+    assert [one.stop_reason for one in store.samples.values()] == ["model_error"]
+    assert exam.heard.notices[-1] == (
+        "s0, sample 0: the server was lost in each of 5 tries (reset); it is kept as it is"
+    )
+    assert exam.seconds < 30
+
+
+def test_of_two_models_the_one_that_begins_decides_how_samples_are_asked(tmp_path: Path) -> None:
+    exam = Exam(tmp_path, 1)
+    exam.tools = {"model_name": "qwen2.5-math.gguf", "asked_as": "DeepSeek-R1"}
+    exam.run(samples=1)
+    alone = Exam(tmp_path, 1)
+    alone.folder = tmp_path / "alone"
+    alone.tools = {"model_name": "DeepSeek-R1"}
+    alone.run(samples=1)
+    assert exam.model.calls[0].conversation == alone.model.calls[0].conversation
 
 
 def test_a_full_disk_ends_the_run_with_its_error(

@@ -6,7 +6,14 @@ import polars
 import pytest
 
 from aimo2.errors import ConfigError, InputError
-from aimo2.evals.store import RunStore, check_folder, cut_torn_line, differences, read_run
+from aimo2.evals.store import (
+    EngineRecord,
+    RunStore,
+    check_folder,
+    cut_torn_line,
+    differences,
+    read_run,
+)
 from aimo2.types import TRACE_VERSION
 from tests.evals.exam import opened, record, run_config, sums
 from tests.evals.test_runner import Exam
@@ -44,6 +51,20 @@ def test_a_model_that_is_not_known_yet_is_not_compared(finished: Exam) -> None:
     check_folder(finished.folder, config.model_copy(update={"model": None}))
     with pytest.raises(ConfigError, match="model is fake there and other here"):
         check_folder(finished.folder, config.model_copy(update={"model": "other"}))
+
+
+def test_another_engine_is_refused_and_an_older_record_goes_on(finished: Exam) -> None:
+    config = run_config(finished.data)
+    ours = EngineRecord(context=4096, chat_template=None, sandbox="auto")
+    check_folder(finished.folder, config.model_copy(update={"engine": ours}))  # none was recorded
+    recorded = config.model_copy(update={"engine": ours})
+    for field, value in (("context", 8192), ("chat_template", "0af1"), ("sandbox", "strict")):
+        other = config.model_copy(update={"engine": ours.model_copy(update={field: value})})
+        assert [name for name, _, _ in differences(recorded, other)] == [f"engine.{field}"]
+    old = json.loads((finished.folder / "run.json").read_text())
+    del old["config"]["engine"]
+    (finished.folder / "run.json").write_text(json.dumps(old))
+    assert read_run(finished.folder).record.config.engine is None
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ FLAGS = {
     "token_spans": "sampling.token_spans",
 }
 """Flag -> the field that it sets."""
+_SOLVERS_OWN = {"stop", "weigh", "branch", "verify", "cut"}
+"""Parts of the configuration that act on the attempts of one question together."""
 
 
 def flag_layer(given: Mapping[str, Any], custom: Sequence[OpeningConfig] = ()) -> Layer:
@@ -102,6 +104,21 @@ def chosen(
     if engine_config.verifier is not None and not config.verify.comparisons:
         raise ConfigError("--verifier compares nothing without --genselect; add --genselect 8")
     return config
+
+
+def solving_flags(flags: SolveFlags) -> list[str]:
+    """Those given, `--set` included, that decide what a solver does with several attempts."""
+    given = [
+        "--" + name.replace("_", "-")
+        for name, field in FLAGS.items()
+        if getattr(flags, name, None) is not None and _of_solver(field)
+    ]
+    fields = [one.partition("=")[0].strip() for one in flags.assignments or ()]
+    return given + [f"--set {field}" for field in fields if _of_solver(field)]
+
+
+def _of_solver(field: str) -> bool:
+    return field == "max_tokens" or field.partition(".")[0] in _SOLVERS_OWN
 
 
 def choose(

@@ -61,21 +61,22 @@ def _print(found: "Comparison") -> None:
     if first == second:
         first, second = f"{first} (first)", f"{second} (second)"
     table = Table("", first, second, "difference", "95 % interval", box=None, pad_edge=False)
-    table.add_row(
-        "pass@1",
-        f"{100 * found.first_pass_1:.1f} %",
-        f"{100 * found.second_pass_1:.1f} %",
-        *cells(found.pass_1, "points"),
-    )
+    votes = found.votes
+    if votes is not None:
+        shares = _percent(votes.first_pass_1), _percent(votes.second_pass_1)
+        table.add_row("pass@1", *shares, *cells(votes.pass_1, "points"))
     table.add_row(
         "answers that are right",
-        f"{100 * found.first_answered:.1f} %",
-        f"{100 * found.second_answered:.1f} %",
+        _percent(found.first_answered),
+        _percent(found.second_answered),
         *cells(found.answered, "points"),
     )
-    table.add_row(f"maj@{found.k}", "", "", *cells(found.maj_k, "points"))
+    if votes is not None:
+        table.add_row(f"maj@{votes.k}", "", "", *cells(votes.maj_k, "points"))
     if found.tokens is not None:
-        table.add_row("tokens a sample", "", "", *cells(found.tokens, "signed"))
+        table.add_row(f"tokens a {found.unit}", "", "", *cells(found.tokens, "signed"))
+    if found.seconds is not None:
+        table.add_row(f"seconds a {found.unit}", "", "", *cells(found.seconds, "signed decimal"))
     console.print(f"{found.problems} problems in common", highlight=False)
     console.print(table)
     test = found.mcnemar
@@ -87,17 +88,17 @@ def _print(found: "Comparison") -> None:
     )
     for change in found.changed:
         who = first if change.first_right else second
-        shares = f"{change.first_share:.0%} and {change.second_share:.0%} of the samples right"
-        console.print(
-            f"- {change.problem_id}: only {who} ({shares})", highlight=False, markup=False
-        )
-    if found.only_first or found.only_second:
-        console.print(
-            f"- left out: {found.only_first} problems that only the first run has,"
-            f" {found.only_second} that only the second has",
-            highlight=False,
-        )
+        told = ""
+        if change.first_share is not None and change.second_share is not None:
+            told = f" ({change.first_share:.0%} and {change.second_share:.0%} of the samples right)"
+        console.print(f"- {change.problem_id}: only {who}{told}", highlight=False, markup=False)
+    for line in found.notes():
+        console.print(f"- {line}", highlight=False, markup=False)
     console.print("- grading is each run's own; equal settings are for you to see to")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def export(

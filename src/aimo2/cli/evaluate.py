@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,9 +22,9 @@ from aimo2.cli.running import run_async
 from aimo2.config import ServerConfig
 from aimo2.errors import ConfigError, InputError
 from aimo2.evals.datasets import Dataset, load, parse_columns
-from aimo2.evals.local import Job, run_locally
+from aimo2.evals.local import Job, engine_record, run_locally
 from aimo2.evals.store import RunConfig, RunStore, check_folder
-from aimo2.evals.tracking import Tracker, open_tracker
+from aimo2.evals.tracking import Tracker, open_tracker, require
 
 if TYPE_CHECKING:
     from aimo2.evals.figures import Figures
@@ -123,12 +123,16 @@ def evaluate(
         samples=config.num_rollouts,
         model=None,
         others=(_name(engine_config.reasoner), _name(engine_config.verifier)),
+        engine=engine_record(engine_config),
         solve=config,
     )
     folder = out or _folder(run)
     check_folder(folder, run)
     console = errors.stderr_console()
-    tracker = open_tracker(track.value, run, folder) if track else None
+    if track is not None:
+        require(track.value)
+    if mode is ModeName.SAMPLES and (idle := choice.solving_flags(solve_flags)):
+        _say_idle(console, idle)
     engine_config = with_model(engine_config, engine_flags.model, console)
     job = Job(
         loaded.subset(limit, config.seed if draw else None),
@@ -139,7 +143,7 @@ def evaluate(
     )
     if engine_config.model_path is not None:
         check_folder(folder, run.model_copy(update={"model": engine_config.model_path.name}))
-    session = _Session(job, folder, _progress(console), tracker)
+    session = _Session(job, folder, _progress(console), track)
     exit_code = run_async(lambda: session.run(ray, ray_workers))
     if session.figures is not None:
         if as_json:
@@ -148,6 +152,16 @@ def evaluate(
             print_figures(session.figures)
     console.print(f"traces and grades are in {folder}", highlight=False, soft_wrap=True)
     raise typer.Exit(exit_code)
+
+
+def _say_idle(console: Console, flags: Sequence[str]) -> None:
+    console.print(
+        f"independent samples are neither cut, forked nor voted on: {', '.join(flags)}"
+        f" {'has' if len(flags) == 1 else 'have'} no effect on them; add --mode solve",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _name(server: ServerConfig | None) -> str | None:
@@ -187,8 +201,9 @@ class _Session:
     job: Job
     folder: Path
     progress: EvalProgress
-    tracker: Tracker | None
+    track: TrackName | None
     store: RunStore | None = None
+    tracker: Tracker | None = None
     figures: "Figures | None" = None
     interrupted: bool = False
     stop: Callable[[], None] | None = None
@@ -222,6 +237,9 @@ class _Session:
         self.store, self.stop = store, stop
         for note in store.notes:
             self.progress.notice(note)
+        if self.track is not None:
+            # Not before: some keep files in the run's folder, which must be the run's own by then.
+            self.tracker = open_tracker(self.track.value, store.record.config, store.folder)
         total = len(self.job.dataset.items) * self.job.run.samples
         self.progress.begin(self.job, total, store, self.tracker)
 

@@ -245,13 +245,14 @@ def _rows(figures: "Figures") -> "list[tuple[str, Estimate, str]]":
 
 
 def cells(estimate: "Estimate", style: str) -> tuple[str, str]:
-    """Value and interval as text; `style`: percent, count or decimal."""
+    """Value and interval as text; `style`: one of those below."""
     styles: dict[str, Callable[[float], str]] = {
         "percent": lambda value: f"{100 * value:.1f} %",
         "count": lambda value: f"{value:,.0f}",
         "decimal": lambda value: f"{value:.2f}",
         "points": lambda value: f"{100 * value:+.1f}",
         "signed": lambda value: f"{value:+,.0f}",
+        "signed decimal": lambda value: f"{value:+,.2f}",
     }
     shown = styles[style]
     if math.isnan(estimate.low):

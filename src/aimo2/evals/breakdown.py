@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aimo2.evals.datasets import Item, Scalar
-from aimo2.evals.estimators import Estimate, mean_interval, ratio_interval
+from aimo2.evals.estimators import (
+    DIFFERENCE,
+    SHARE,
+    Estimate,
+    mean_interval,
+    ratio_interval,
+)
 from aimo2.evals.figures import ProblemResult
-from aimo2.evals.samples import Sample
+from aimo2.evals.samples import CodeUsed, Sample
 from aimo2.evals.within import WithinTest, within_problems
 from aimo2.policy.repair import RepairFigures, summed
 from aimo2.types import ErrorKind
@@ -55,8 +61,8 @@ def grouped(results: Sequence[ProblemResult], items: Sequence[Item], field: str)
         Group(
             str(value),
             len(part),
-            mean_interval([result.share for result in part]),
-            mean_interval([float(result.voted) for result in part]),
+            mean_interval([result.share for result in part], within=SHARE),
+            mean_interval([float(result.voted) for result in part], within=SHARE),
         )
         for value, part in sorted(parts.items(), key=lambda pair: _order(pair[0]))
     ]
@@ -148,7 +154,7 @@ def _bin(part: Sequence[tuple[str, float, float]]) -> Bin:
     for problem_id, _, good in part:
         right[problem_id] += good
         count[problem_id] += 1
-    estimate = ratio_interval(list(right.values()), list(count.values()))
+    estimate = ratio_interval(list(right.values()), list(count.values()), within=SHARE)
     assert estimate is not None
     return Bin(sum(case[1] for case in part) / len(part), estimate, len(part))
 
@@ -184,33 +190,33 @@ class CodeUse:
     repairs: tuple[RepairGroup, ...]
 
 
-_CODE_KINDS: Mapping[str, Callable[[Sample], bool]] = {
-    "no code": lambda sample: not sample.num_code_runs,
-    "code, no error": lambda sample: bool(sample.num_code_runs) and not sample.num_code_errors,
-    "errors, some repaired": lambda sample: bool(sample.num_repaired),
-    "errors, none repaired": lambda sample: bool(
-        sample.num_code_errors and not sample.num_repaired
-    ),
+_CODE_KINDS: Mapping[CodeUsed, str] = {
+    "none": "no code",
+    "good": "code, no error",
+    "repaired": "errors, some repaired",
+    "failed": "errors, none repaired",
 }
 
 
 def code_use(results: Sequence[ProblemResult]) -> CodeUse:
     """How right samples are by what their code did."""
     groups = []
-    for name, is_kind in _CODE_KINDS.items():
-        chosen = [[one for one in result.samples if is_kind(one)] for result in results]
+    for kind, name in _CODE_KINDS.items():
+        chosen = [[one for one in result.samples if one.code_used == kind] for result in results]
         right = ratio_interval(
-            [sum(bool(one.correct) for one in part) for part in chosen], list(map(len, chosen))
+            [sum(bool(one.correct) for one in part) for part in chosen],
+            list(map(len, chosen)),
+            within=SHARE,
         )
         if right is not None:
             groups.append(CodeGroup(name, sum(map(len, chosen)), right))
     differences = []
     for result in results:
-        with_code = [float(bool(one.correct)) for one in result.samples if one.num_code_runs]
-        without = [float(bool(one.correct)) for one in result.samples if not one.num_code_runs]
+        with_code = [float(bool(one.correct)) for one in result.samples if one.ran_code]
+        without = [float(bool(one.correct)) for one in result.samples if not one.ran_code]
         if with_code and without:
             differences.append(_mean(with_code) - _mean(without))
-    within = mean_interval(differences) if differences else None
+    within = mean_interval(differences, within=DIFFERENCE) if differences else None
     return CodeUse(tuple(groups), within, len(differences), tuple(_repairs(results)))
 
 
@@ -221,7 +227,9 @@ def _repairs(results: Sequence[ProblemResult]) -> Iterator[RepairGroup]:
     for cause, figures in summed(pair for one in problems for pair in one.items()).items():
         parts = [one.get(cause, RepairFigures()) for one in problems]
         repaired = ratio_interval(
-            [part.num_repaired for part in parts], [part.num_failed for part in parts]
+            [part.num_repaired for part in parts],
+            [part.num_failed for part in parts],
+            within=SHARE,
         )
         assert repaired is not None
         yield RepairGroup(cause, figures, repaired)

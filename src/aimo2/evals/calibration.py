@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from aimo2.config import Calibration
 from aimo2.errors import InputError
-from aimo2.evals.estimators import Estimate, ratio_interval
+from aimo2.evals.estimators import SHARE, Estimate, ratio_interval
 from aimo2.evals.recorded import ReplayedProblem
 from aimo2.policy.calibrate import features, log_odds, probability
 
@@ -170,7 +170,9 @@ def _share(y: Floats, ids: NDArray[numpy.object_]) -> Estimate:
     """Part of the traces that is right, its interval over the problems `ids`."""
     _, problem = numpy.unique(ids, return_inverse=True)
     found = ratio_interval(
-        numpy.bincount(problem, weights=y).tolist(), numpy.bincount(problem).tolist()
+        numpy.bincount(problem, weights=y).tolist(),
+        numpy.bincount(problem).tolist(),
+        within=SHARE,
     )
     assert found is not None
     return found

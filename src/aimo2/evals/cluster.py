@@ -155,8 +155,8 @@ async def run_on_ray(
             name = await driver.start()
             with job.open_store(folder, name) as store:
                 task = asyncio.create_task(driver.run(store))
-                on_start(store, lambda: _cancel(task))
                 try:
+                    on_start(store, lambda: _cancel(task))
                     await task
                 finally:
                     task.cancel()

@@ -18,6 +18,11 @@ Floats = NDArray[numpy.float64]
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+Bounds = tuple[float, float]
+"""The least and the largest that a value can be."""
+SHARE: Bounds = (0.0, 1.0)
+DIFFERENCE: Bounds = (-1.0, 1.0)
+"""Of two shares."""
 EXACT_SAMPLES = 64
 """Up to so many samples a problem `majority_at_k` is exact."""
 DRAWS = 4_000
@@ -27,7 +32,7 @@ _CHUNK = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean and its interval; both ends are `nan` where there is but one problem."""
+    """A mean and its interval; both ends are `nan` where only one problem has a say."""
 
     value: float
     low: float
@@ -113,27 +118,62 @@ def _drawn_majority(wins: Sequence[int], loses: Sequence[int], blank: int, k: in
     return float(numpy.mean(good / numpy.maximum(1, leads.sum(axis=1))))
 
 
-def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """The mean over problems, with a bootstrap interval (see `interval`)."""
+def mean_interval(
+    values: Sequence[float], level: float = LEVEL, *, within: Bounds | None = None
+) -> Estimate:
+    """The mean over problems, with a bootstrap interval (see `interval`).
+
+    `within`: what a value can be, where that is known; the interval then holds what so few problems
+    cannot exclude (see `_with_unseen`). Without it equal values leave no doubt.
+    """
     array = numpy.asarray(values, dtype=float)
-    return interval(array[:, None], lambda sums: sums[:, 0], level)
+    found = interval(array[:, None], lambda sums: sums[:, 0], level)
+    return found if within is None else _with_unseen(found, len(array), level, within)
 
 
 def ratio_interval(
-    above: Sequence[float], below: Sequence[float], level: float = LEVEL
+    above: Sequence[float],
+    below: Sequence[float],
+    level: float = LEVEL,
+    *,
+    within: Bounds | None = None,
 ) -> Estimate | None:
-    """A ratio of sums over problems, such as repaired cells to failed ones; `None` for 0 / 0."""
+    """A ratio of sums over problems, such as repaired cells to failed ones; `None` for 0 / 0.
+
+    Problems without either say nothing about it. `within`: what a problem's ratio can be, as in
+    `mean_interval`, as if all problems weighed alike.
+    """
     if not sum(below):
         return None
     parts = numpy.column_stack([numpy.asarray(above, float), numpy.asarray(below, float)])
+    parts = parts[parts.any(axis=1)]
 
     def ratio(sums: Floats) -> Floats:
-        # A resample without a single failed cell says nothing: the whole set's ratio stands in.
+        # A resample of nothing below says nothing: the whole set's ratio stands in.
         whole = parts[:, 0].sum() / parts[:, 1].sum()
         safe = numpy.where(sums[:, 1] > 0, sums[:, 1], 1.0)
         return numpy.where(sums[:, 1] > 0, sums[:, 0] / safe, whole)
 
-    return interval(parts, ratio, level)
+    found = interval(parts, ratio, level)
+    return found if within is None else _with_unseen(found, len(parts), level, within)
+
+
+def _with_unseen(found: Estimate, problems: int, level: float, within: Bounds) -> Estimate:
+    """An interval of a mean of bounded values, as wide as what no drawn problem has shown may be.
+
+    Resampling never goes beyond the values that were drawn: where all problems are right it shows
+    no spread. But a part p of all problems is missed by each of n drawn ones with the probability
+    (1 - p)^n, and the p for which that is (1 - level) / 2 could move the mean as far as the bounds
+    let it. For n equal shares of 0 or 1 this is Clopper's and Pearson's exact limit (Biometrika 26,
+    1934), for n differences of 0 the "rule of three" on either side.
+    """
+    unseen = 1 - ((1 - level) / 2) ** (1 / problems)
+    low, high = within
+    return Estimate(
+        found.value,
+        min(found.low, found.value - unseen * (found.value - low)),
+        max(found.high, found.value + unseen * (high - found.value)),
+    )
 
 
 def interval(

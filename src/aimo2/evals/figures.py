@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from aimo2.evals.estimators import (
     EXACT_SAMPLES,
+    SHARE,
     Estimate,
     majority_at_k,
     mean_interval,
@@ -23,15 +24,26 @@ from aimo2.types import Outcome
 class ProblemResult:
     """What one problem's samples came to.
 
-    `answers`: samples with each distinct answer, and whether it is right; `blank`: without one.
-    `right`: right samples. `voted`: whether the run's own answer is right.
+    `samples`: in the order of their rollouts. `names`: rollout -> a name of its answer, the same
+    for equal ones. `answers`: samples with each distinct answer, and whether it is right; `blank`:
+    without one.
     """
 
-    problem_id: str
+    outcome: Outcome
     samples: Sequence[Sample]
+    names: Mapping[int, str | int]
     answers: Sequence[tuple[int, bool]]
     blank: int
-    voted: bool
+
+    @property
+    def problem_id(self) -> str:
+        """The problem's."""
+        return self.outcome.id
+
+    @property
+    def voted(self) -> bool:
+        """Whether the run's own answer is right."""
+        return bool(self.outcome.correct)
 
     @property
     def right(self) -> int:
@@ -43,10 +55,25 @@ class ProblemResult:
         """Of the samples that are right, 0 to 1."""
         return self.right / len(self.samples)
 
+    def mean(self, value: Callable[[Sample], float]) -> float:
+        """Of a value of the samples."""
+        return math.fsum(map(value, self.samples)) / len(self.samples)
+
     def majority(self, k: int) -> float:
         """The chance that the vote of k of the samples is right."""
         counts = [count for count, _ in self.answers]
         return majority_at_k(counts, [good for _, good in self.answers], self.blank, k)
+
+    def voted_of(self, k: int) -> bool:
+        """Whether the vote of the first k samples is right; ties go to the earliest."""
+        if k >= len(self.samples):
+            return self.voted
+        first = self.samples[:k]
+        votes = Counter(self.names[one.rollout] for one in first if one.rollout in self.names)
+        if not votes:
+            return k == 1 and bool(first[0].correct)  # A log may give a verdict without an answer.
+        leader = max(votes, key=votes.__getitem__)
+        return any(one.correct for one in first if self.names.get(one.rollout) == leader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +84,10 @@ class Figures:
     problem, in mode `solve` at most. `pass_1`: mean share of right samples. `answered`: accuracy of
     the run's own answers: the solver's, or the vote over all samples with ties to the earliest.
     `pass_k`, `maj_k`: by k, in mode `samples` only. `exact`: whether `maj_k` counts every subset.
-    `tokens`, `seconds`: a sample, in mode `solve` a problem. `code_use`: share of samples that ran
-    code. `failed`: of all cells; `repaired`: of the failed ones, those whose next cell succeeded.
+    `tokens`, `seconds`: a sample, in mode `solve` a problem. `code_use`: share of samples whose
+    path ran code. `code_runs`: cells of a sample, each counted where it ran and not in its
+    branches. `failed`: of all cells; `repaired`: of the failed ones, those whose next cell
+    succeeded.
     `undecided`: answers that could not be compared in time and count as wrong. `broken`: samples
     that ended with an error of server or sandbox.
     """
@@ -87,14 +116,15 @@ class Figures:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; an end that is not known is null."""
-        return dict(_plain(asdict(self)))
+        return dict(plain(asdict(self)))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dictionaries, lists and scalars for JSON, which has no `nan`."""
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -125,22 +155,20 @@ def problem_result(
     outcome: Outcome, samples: Sequence[Sample], classes: Classes | None
 ) -> ProblemResult:
     """Count the answers of a problem; without classes, equal texts are equal answers."""
-    by_rollout = {sample.rollout: sample for sample in samples}
     first_of = classes.classes if classes else {}
-    counts: Counter[str | int] = Counter()
+    names: dict[int, str | int] = {}
     good: dict[str | int, bool] = {}
-    for rollout, sample in by_rollout.items():
+    for sample in samples:
         if sample.answer is None:
             continue
-        name: str | int = first_of.get(rollout, sample.answer)
-        counts[name] += 1
+        name = names[sample.rollout] = first_of.get(sample.rollout, sample.answer)
         good.setdefault(name, bool(sample.correct))
     return ProblemResult(
-        outcome.id,
+        outcome,
         samples,
-        [(count, good[name]) for name, count in counts.items()],
+        names,
+        [(count, good[name]) for name, count in Counter(names.values()).items()],
         sum(sample.answer is None for sample in samples),
-        bool(outcome.correct),
     )
 
 
@@ -167,47 +195,62 @@ def figures_of(run: LoadedRun | RunStore) -> Figures | None:
         problems=len(results),
         left_out=len(run.items) - len(results),
         samples=config.samples,
-        pass_1=mean_interval([result.share for result in results]),
-        answered=mean_interval([float(result.voted) for result in results]),
+        pass_1=_share(result.share for result in results),
+        answered=_share(result.voted for result in results),
         pass_k={
-            k: mean_interval([pass_at_k(len(one.samples), one.right, k) for one in results])
-            for k in ks
+            k: _share(pass_at_k(len(one.samples), one.right, k) for one in results) for k in ks
         },
-        maj_k={k: mean_interval([one.majority(k) for one in results]) for k in ks},
+        maj_k={k: _share(one.majority(k) for one in results) for k in ks},
         exact=config.samples <= EXACT_SAMPLES,
-        tokens=_mean(results, lambda sample: sample.num_tokens, whole=not curves),
-        seconds=_seconds(run, results, curves=curves),
-        blank=_mean(results, lambda sample: sample.answer is None),
-        code_use=_mean(results, lambda sample: sample.num_code_runs > 0),
-        code_runs=_mean(results, lambda sample: sample.num_code_runs),
-        failed=ratio_interval([bad for _, bad, _ in cells], [ran for ran, _, _ in cells]),
-        repaired=ratio_interval([fixed for *_, fixed in cells], [bad for _, bad, _ in cells]),
-        total_tokens=sum(sample.num_tokens for sample in run.samples.values()),
+        tokens=mean_interval([tokens_of(one, config.mode) for one in results]),
+        seconds=mean_interval([seconds_of(one, config.mode) for one in results]),
+        blank=_share(result.blank / len(result.samples) for result in results),
+        code_use=_share(result.mean(lambda sample: sample.ran_code) for result in results),
+        code_runs=mean_interval(
+            [result.mean(lambda sample: sample.num_code_runs) for result in results]
+        ),
+        failed=ratio_interval(
+            [bad for _, bad, _ in cells], [ran for ran, _, _ in cells], within=SHARE
+        ),
+        repaired=ratio_interval(
+            [fixed for *_, fixed in cells], [bad for _, bad, _ in cells], within=SHARE
+        ),
+        total_tokens=total_tokens(run),
         undecided=sum(sample.note is not None for sample in samples),
         broken=sum(one.stop_reason in ("model_error", "sandbox_error") for one in samples),
-        caveats=caveats_of(run.record, samples, len(run.items) - len(results)),
+        caveats=caveats_of(run.record, samples, len(run.items), len(run.items) - len(results)),
     )
 
 
-def _mean(results: Iterable[ProblemResult], value: Any, *, whole: bool = False) -> Estimate:
-    """Over problems, of a sample's mean, or of the sum over all samples."""
-    sums = []
-    for result in results:
-        total = math.fsum(value(sample) for sample in result.samples)
-        sums.append(total if whole else total / len(result.samples))
-    return mean_interval(sums)
+def _share(values: Iterable[float]) -> Estimate:
+    return mean_interval(list(values), within=SHARE)
 
 
-def _seconds(
-    run: LoadedRun | RunStore, results: Sequence[ProblemResult], *, curves: bool
-) -> Estimate:
-    if curves:
-        return _mean(results, lambda sample: sample.seconds)
-    return mean_interval([run.outcomes[result.problem_id].seconds for result in results])
+def tokens_of(result: ProblemResult, mode: Mode) -> float:
+    """Sampled tokens: a sample's, or where the whole solver ran, all that the question cost."""
+    if mode == "solve":
+        return result.outcome.num_sampled_tokens
+    return result.mean(lambda sample: sample.num_sampled_tokens)
 
 
-def caveats_of(record: RunRecord, samples: Sequence[Sample], left_out: int) -> tuple[str, ...]:
-    """What a reader of the figures must know."""
+def seconds_of(result: ProblemResult, mode: Mode) -> float:
+    """A sample's, or where the whole solver ran, the question's."""
+    if mode == "solve":
+        return result.outcome.seconds
+    return result.mean(lambda sample: sample.seconds)
+
+
+def total_tokens(run: LoadedRun | RunStore) -> int:
+    """Sampled in all, by everything that is done; a verifier's and probes' included."""
+    if run.record.config.mode == "solve":
+        return sum(outcome.num_sampled_tokens for outcome in run.outcomes.values())
+    return sum(sample.num_sampled_tokens for sample in run.samples.values())
+
+
+def caveats_of(
+    record: RunRecord, samples: Sequence[Sample], items: int, left_out: int
+) -> tuple[str, ...]:
+    """What a reader of the figures must know. `items`: problems of the run."""
     lines = []
     if record.published:
         lines.append(
@@ -225,7 +268,7 @@ def caveats_of(record: RunRecord, samples: Sequence[Sample], left_out: int) -> t
         lines.append(f"{left_out} problems are not finished, or have no gold answer: left out")
     if record.config.mode == "solve":
         lines.append("rollouts that an early stop cut short count as wrong samples, not as answers")
-    if record.config.draw or record.config.limit:
+    if record.config.limit is not None and items >= record.config.limit:
         how = "drawn by the seed" if record.config.draw else "the first of the set"
-        lines.append(f"a subset: {record.config.limit} problems, {how}")
+        lines.append(f"a subset: {items} problems, {how}")
     return tuple(lines)

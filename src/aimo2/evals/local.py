@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from aimo2 import engine
@@ -9,7 +10,7 @@ from aimo2.config import EngineConfig
 from aimo2.deadline import NEVER
 from aimo2.evals.datasets import Dataset
 from aimo2.evals.runner import Done, Limit, Plan, Runner, Watcher, judge_for
-from aimo2.evals.store import RunConfig, RunStore, new_record
+from aimo2.evals.store import EngineRecord, RunConfig, RunStore, new_record
 from aimo2.serving.machine import usable_cores
 from aimo2.solver import Tools
 
@@ -48,6 +49,17 @@ class Job:
         config = self.run.model_copy(update={"model": model or self.run.model})
         record = new_record(config, self.dataset, self.engine_name(), self.preset)
         return RunStore.open(folder, record, self.dataset.items)
+
+
+def engine_record(config: EngineConfig) -> EngineRecord:
+    """What of `config` a run is resumed only with. Raises `ConfigError` as `chat_template` does."""
+    server = config.server
+    template = None if server is None else engine.chat_template(server.chat_template)
+    return EngineRecord(
+        context=config.context if server is None else None,
+        chat_template=None if template is None else sha256(template.encode()).hexdigest(),
+        sandbox=config.sandbox,
+    )
 
 
 def done_of(store: RunStore) -> Done:

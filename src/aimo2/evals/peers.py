@@ -23,7 +23,7 @@ from aimo2.answers import extract_boxed, same
 from aimo2.errors import InputError
 from aimo2.evals.compare import Results
 from aimo2.evals.datasets import Item
-from aimo2.evals.figures import ProblemResult, problem_result, results_of
+from aimo2.evals.figures import ProblemResult, problem_result, results_of, total_tokens
 from aimo2.evals.samples import Sample
 from aimo2.evals.store import LoadedRun, read_run, read_traces
 from aimo2.types import Outcome, Problem, Trace
@@ -48,7 +48,7 @@ def read_results(path: Path, *, metric: str | None = None) -> Results:
     if path.is_dir():
         if (path / "run.json").exists():
             run = read_run(path)
-            return Results(path.name, run.items, results_of(run))
+            return Results(path.name, run.items, results_of(run), run.record.config.mode)
         found = sorted(path.glob("samples_*.jsonl")) or sorted(path.glob("*.eval"))
         if len(found) != 1:
             raise InputError(
@@ -227,6 +227,7 @@ def _result(
             num_code_runs=0,
             num_code_errors=0,
             num_repaired=0,
+            code_used="none",
             stop_reason="answered" if answer is not None else "no_answer",
             answer_source=None,
             opening="plain",
@@ -453,7 +454,7 @@ def _inspect_log(run: LoadedRun, traces: Mapping[tuple[str, int], Trace]) -> dic
         "stats": {
             "started_at": run.record.created,
             "completed_at": run.record.created,
-            "model_usage": {model: _usage(sum(one.num_tokens for one in run.samples.values()))},
+            "model_usage": {model: _usage(total_tokens(run))},
         },
         "samples": samples,
     }
@@ -476,7 +477,7 @@ def _inspect_sample(item: Item, sample: Sample, trace: Trace, model: str) -> dic
             "model": model,
             "choices": [{"message": message, "stop_reason": "max_tokens" if length else "stop"}],
             "completion": trace.text,
-            "usage": _usage(sample.num_tokens),
+            "usage": _usage(sample.num_sampled_tokens),
             "time": sample.seconds,
         },
         "scores": {
@@ -492,7 +493,7 @@ def _inspect_sample(item: Item, sample: Sample, trace: Trace, model: str) -> dic
             "num_code_runs": sample.num_code_runs,
             "num_code_errors": sample.num_code_errors,
         },
-        "model_usage": {model: _usage(sample.num_tokens)},
+        "model_usage": {model: _usage(sample.num_sampled_tokens)},
         "total_time": sample.seconds,
     }
 

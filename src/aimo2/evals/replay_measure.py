@@ -15,7 +15,7 @@ import numpy
 from numpy.typing import NDArray
 
 from aimo2.evals.calibration import fold_of
-from aimo2.evals.estimators import Estimate, ratio_interval
+from aimo2.evals.estimators import DIFFERENCE, SHARE, Bounds, Estimate, ratio_interval
 from aimo2.evals.recorded import ReplayedProblem
 from aimo2.evals.replay import Decision, Throughput, replay
 from aimo2.evals.replay_policies import Candidate
@@ -134,19 +134,21 @@ def summarise(replayed: Replayed, baseline: Replayed) -> Summary:
     questions, itself = replayed.questions, replayed is baseline
     return Summary(
         name=replayed.name,
-        accuracy=_ratio(right, questions),
+        accuracy=_ratio(right, questions, SHARE),
         tokens=_ratio(tokens, questions),
         seconds=_ratio(seconds, questions),
         votes=replayed.mean(3),
         rollouts=replayed.mean(4),
-        gain=_exactly(0.0) if itself else _ratio(right - baseline.sums[:, 0], questions),
+        gain=(
+            _exactly(0.0) if itself else _ratio(right - baseline.sums[:, 0], questions, DIFFERENCE)
+        ),
         token_ratio=_exactly(1.0) if itself else _ratio(tokens, baseline.sums[:, 1]),
     )
 
 
-def _ratio(above: Floats, below: Floats) -> Estimate:
+def _ratio(above: Floats, below: Floats, within: Bounds | None = None) -> Estimate:
     """A ratio of sums over problems; `nan` for 0 / 0."""
-    found = ratio_interval(above.tolist(), below.tolist())
+    found = ratio_interval(above.tolist(), below.tolist(), within=within)
     return _exactly(math.nan) if found is None else found
 
 

@@ -66,7 +66,9 @@ def make_report(folders: Sequence[Path]) -> Report:
     """Read the runs and work everything out. Raises `InputError` where a run cannot be read."""
     names = run_names(folders)
     runs = [_run_report(name, folder) for name, folder in zip(names, folders, strict=True)]
-    first, *others = [Results(one.name, one.run.items, one.results) for one in runs]
+    first, *others = [
+        Results(one.name, one.run.items, one.results, one.run.record.config.mode) for one in runs
+    ]
     comparisons, notes = [], []
     for other in others:
         try:
@@ -156,7 +158,7 @@ def summary_rows(report: Report) -> list[tuple[str, list[str]]]:
         row("data set", *each(lambda one: one.dataset)),
         row("problems with a gold answer, done", *each(lambda one: f"{one.problems}")),
         row("samples a problem", *each(_samples)),
-        row("accuracy of one sample (pass@1)", *each(lambda one: percent(one.pass_1))),
+        row("accuracy of one sample (pass@1)", *each(_one_sample)),
         row("accuracy of the run's answers", *each(lambda one: percent(one.answered))),
     ]
     if most > 1:
@@ -179,16 +181,26 @@ def summary_rows(report: Report) -> list[tuple[str, list[str]]]:
 
 def comparison_rows(one: Comparison) -> list[tuple[str, str]]:
     """(what, second run minus first)."""
-    test = one.mcnemar
+    rows = [("accuracy of the run's answers", points(one.answered))]
+    if one.votes is not None:
+        rows += [
+            ("accuracy of one sample", points(one.votes.pass_1)),
+            (f"vote of {one.votes.k} samples", points(one.votes.maj_k)),
+        ]
+    for name, more in (("tokens", one.tokens), ("seconds", one.seconds)):
+        told = "not known" if more is None else number(more, signed=True)
+        rows.append((f"{name} a {one.unit}", told))
     return [
-        ("accuracy of the run's answers", points(one.answered)),
-        ("accuracy of one sample", points(one.pass_1)),
-        (f"vote of {one.k} samples", points(one.maj_k)),
-        ("tokens a sample", number(one.tokens, signed=True) if one.tokens else "not known"),
-        (f"right only in {one.first}", str(test.only_first)),
-        (f"right only in {one.second}", str(test.only_second)),
-        ("McNemar's exact test", f"p {spoken_p(test.p)}"),
+        *rows,
+        (f"right only in {one.first}", str(one.mcnemar.only_first)),
+        (f"right only in {one.second}", str(one.mcnemar.only_second)),
+        ("McNemar's exact test", f"p {spoken_p(one.mcnemar.p)}"),
     ]
+
+
+def _one_sample(figures: Figures) -> str:
+    """A solver's rollouts are no samples: it cuts them short."""
+    return percent(None if figures.mode == "solve" else figures.pass_1)
 
 
 def _samples(figures: Figures) -> str:

@@ -60,6 +60,7 @@ def _comparisons(report: Report) -> str:
         name = f"## {_text(one.second)} against {_text(one.first)}, {one.problems} problems"
         rows = ([_text(what), _text(value)] for what, value in comparison_rows(one))
         parts.append(f"{name}\n\n{_table(['', 'difference'], rows)}")
+        parts += filter(None, ["\n".join(f"- {_text(note)}" for note in one.notes())])
     return "\n\n".join(parts)
 
 

@@ -142,8 +142,8 @@ def _comparison(one: Comparison) -> str:
     changed = "".join(
         f'<tr><td class="id">{escaped(one_line(each.problem_id, 60))}</td>'
         f"<td>{escaped(one_line(one.first if each.first_right else one.second, 40))}</td>"
-        f'<td class="n">{100 * each.first_share:.0f} %</td>'
-        f'<td class="n">{100 * each.second_share:.0f} %</td></tr>'
+        f'<td class="n">{_share(each.first_share)}</td>'
+        f'<td class="n">{_share(each.second_share)}</td></tr>'
         for each in one.changed
     )
     heads = ["problem", "right only in", one.first, one.second]
@@ -154,7 +154,13 @@ def _comparison(one: Comparison) -> str:
         else ""
     )
     name = escaped(f"{one.second} against {one.first}, {one.problems} problems")
-    return f'<div class="panel"><h3>{name}</h3>{_table(["", "difference"], rows)}{details}</div>'
+    notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in one.notes())
+    table = _table(["", "difference"], rows)
+    return f'<div class="panel"><h3>{name}</h3>{table}{notes}{details}</div>'
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def _curves(report: Report) -> str:

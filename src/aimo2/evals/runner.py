@@ -9,11 +9,19 @@ import asyncio
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, get_args
 
 from aimo2.answers import Judge
 from aimo2.attempt import Attempt, Question, TextKind
@@ -26,14 +34,23 @@ from aimo2.evals.store import Mode
 from aimo2.llm import Chunk, Conversation, Model, Sampling
 from aimo2.prompts.families import find_family
 from aimo2.rollout import Rollout
-from aimo2.solver import Solver, Tools
-from aimo2.types import Outcome, Problem, Trace
+from aimo2.schedule import Schedule
+from aimo2.solver import Named, Solved, Solver, Tools
+from aimo2.types import Outcome, Problem, StopRule, Trace
 
 PATIENCE_SECONDS = 600.0
 """How long a server may be away before the run ends (and can be resumed)."""
 _LONGEST_PAUSE = 15.0
 _FINISH_SECONDS = 20.0
 """How long grading may go on after an interruption."""
+_SPOILED_TRIES = 5
+"""A rollout or question that still loses the server while it answers others is then kept as it is:
+its own requests may be what the server dies of."""
+_DECIDED = frozenset(get_args(StopRule)) - {"unassailable"} | {"max_votes"}
+"""Ends of a question that its votes alone brought about: `unassailable` also counts who may still
+vote, and takes those that were lost for such that will not.
+"""
+T = TypeVar("T")
 
 
 class Sink(Protocol):
@@ -118,15 +135,18 @@ class Runner:
         and to know the model's family by. Raises `ConfigError` for an unknown family.
         """
         self._plan = plan
-        self._server = _Watched(tools.model)
-        self._tools = replace(tools, model=self._server)
+        self._outage = _Outage(watcher, patience, failure)
+        self._tools = replace(
+            tools,
+            model=_Watched(tools.model, self._outage),
+            verifier=_watched(tools.verifier, self._outage),
+        )
         self._sink = sink
         self._watcher = watcher
         self._limit = limit
         self._model_name = model_name
-        self._family = find_family(model_name, plan.config.family)
+        self._family = find_family(tools.asked_as or model_name, plan.config.family)
         self._done = done or Done()
-        self._outage = _Outage(watcher, patience, failure)
         self._by_problem: dict[str, dict[int, Sample]] = defaultdict(dict)
         for (problem_id, rollout), sample in self._done.samples.items():
             self._by_problem[problem_id][rollout] = sample
@@ -208,19 +228,40 @@ class Runner:
             self._grade_later(item, trace)
 
     async def _sample(self, problem: Problem, rollout: int) -> Trace:
-        """One rollout's record; run again where the server was away."""
+        """One rollout's record; run again where the server was away, if only for its last words."""
+        return await self._undisturbed(
+            f"{problem.id}, sample {rollout}", lambda: self._attempt(problem, rollout)
+        )
+
+    async def _undisturbed(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[T]],
+        spoiled: Callable[[T], bool] = lambda _: True,
+    ) -> T:
+        """What `work` gives; done again where the server was lost and that has `spoiled` it."""
+        tries = 0
         while True:
-            lost: list[str] = []
-            _lost.set(lost)
-            trace = await self._attempt(problem, rollout)
-            if not lost or trace.stop_reason != "model_error":
-                self._outage.over()
-                return trace
-            await self._outage.wait(lost[-1])
+            heard = _Heard()
+            _heard.set(heard)
+            done = await work()
+            if not (heard.lost and spoiled(done)):
+                return done
+            # Without an answer to anything it was an outage like any other, however long.
+            tries += heard.answered
+            if tries == _SPOILED_TRIES:
+                self._watcher.notice(
+                    f"{name}: the server was lost in each of {tries} tries ({heard.lost[-1]});"
+                    " it is kept as it is"
+                )
+                return done
+            await self._outage.wait(heard.lost[-1])
 
     async def _attempt(self, problem: Problem, rollout: int) -> Trace:
         config = self._plan.config
+        began = asyncio.get_running_loop().time()
         deadline = Deadline.after(config.timeout)
+        schedule = Schedule(config, verifies=False, began=began, deadline=deadline)
 
         async def canonicalise(raw: str) -> Any:
             return await self._tools.judge.canonicalise(
@@ -238,7 +279,10 @@ class Runner:
             family=self._family,
         )
         attempt = Rollout(question, rollout)
-        await attempt.run(deadline)
+        async with asyncio.TaskGroup() as group:
+            winding = group.create_task(_wind_down(attempt, schedule))
+            await attempt.run(schedule.settled_by())
+            winding.cancel()
         return attempt.trace().model_copy(update={"sandbox_layers": self._tools.sandbox_layers})
 
     def _grade_later(self, item: Item, trace: Trace) -> None:
@@ -295,15 +339,17 @@ class Runner:
             await self._solve(item)
 
     async def _solve(self, item: Item) -> None:
-        while True:
-            lost: list[str] = []
-            _lost.set(lost)
-            solver = Solver(item.problem, self._plan.config, self._tools, _Unwatched())
-            solved = await solver.solve(Deadline.after(self._plan.config.timeout))
-            if not (lost and solved.outcome.stop_reason == "failed"):
-                break
-            await self._outage.wait(lost[-1])
-        self._outage.over()
+        config = self._plan.config
+
+        async def solve() -> Solved:
+            solver = Solver(item.problem, config, self._tools, _Unwatched())
+            return await solver.solve(Deadline.after(config.timeout))
+
+        def spoiled(solved: Solved) -> bool:
+            """Votes that decided the question did so without those that were lost."""
+            return solved.outcome.stop_reason not in _DECIDED or config.verify.comparisons > 0
+
+        solved = await self._undisturbed(item.problem.id, solve, spoiled)
         samples = []
         for trace in solved.traces:
             found = await grade(trace, item.problem, self._plan.config, self._tools.judge)
@@ -333,15 +379,41 @@ class _Unwatched:
         """Nothing to show."""
 
 
-_lost: ContextVar[list[str]] = ContextVar("_lost")
-"""Of the current rollout: why the server could not be reached."""
+async def _wind_down(attempt: Rollout, schedule: Schedule) -> None:
+    """Have the rollout answer while there is time for it, by how fast it has streamed so far."""
+    if schedule.deadline.when() is None:
+        return
+    while True:
+        seconds = schedule.look_again([attempt.pace] if attempt.pace else [])
+        if seconds <= 0:
+            break
+        await asyncio.sleep(seconds)
+    attempt.move(schedule.settled_by(), Deadline.after(0))
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Of the current rollout or question: why the server was lost each time, and whether it
+    answered anything.
+    """
+
+    lost: list[str] = field(default_factory=list)
+    answered: bool = False
+
+
+_heard: ContextVar[_Heard] = ContextVar("_heard")
+
+
+def _watched(named: Named | None, outage: "_Outage") -> Named | None:
+    return None if named is None else Named(_Watched(named.model, outage), named.name)
 
 
 class _Watched:
     """The model, but a lost server is remembered beside the rollout's own record."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, outage: "_Outage") -> None:
         self._model = model
+        self._outage = outage
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -350,13 +422,21 @@ class _Watched:
         self, conversation: Conversation, sampling: Sampling, deadline: Deadline
     ) -> AsyncGenerator[Chunk, None]:
         """As the model's own."""
+        heard, began = _heard.get(_Heard()), asyncio.get_running_loop().time()
         try:
             async with aclosing(self._model.stream(conversation, sampling, deadline)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except ModelUnavailable as error:
-            _lost.get([]).append(str(error))
+            heard.lost.append(str(error))
             raise
+        except GeneratorExit:
+            # Whoever reads it had enough: it was served.
+            heard.answered = True
+            self._outage.over(began)
+            raise
+        heard.answered = True
+        self._outage.over(began)
 
 
 class _Outage:
@@ -370,9 +450,9 @@ class _Outage:
         self._failure = failure
         self._since: float | None = None
 
-    def over(self) -> None:
-        """A rollout came through."""
-        if self._since is not None:
+    def over(self, began: float) -> None:
+        """A request that was made at `began` has been answered in full."""
+        if self._since is not None and began >= self._since:
             self._since = None
             self._watcher.notice("the server answers again")
 
@@ -403,7 +483,7 @@ class Score:
 
     def add(self, sample: Sample) -> None:
         """Count a sample; one without a gold only costs tokens."""
-        self.tokens += sample.num_tokens
+        self.tokens += sample.num_sampled_tokens
         if sample.correct is not None:
             self.samples[sample.problem_id] += 1
             self.right[sample.problem_id] += sample.correct

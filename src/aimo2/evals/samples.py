@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from aimo2.answers import Judge, group
 from aimo2.config import SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.evals.datasets import Item
-from aimo2.policy.repair import RepairFigures, repair_figures
+from aimo2.policy.repair import RepairFigures, repair_figures, total
 from aimo2.policy.vote import tally
 from aimo2.types import (
     AnswerSource,
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 Key = tuple[str, int]
 """A sample's problem and rollout."""
+
+CodeUsed = Literal[
+    "none",  # no cell ran
+    "good",  # none of its cells failed
+    "repaired",  # some failed, and the next cell of one of them succeeded
+    "failed",  # some failed, and none of these was repaired
+]
+"""What the code on a sample's whole path did, the part before a fork included."""
 
 
 class Grade(Value):
@@ -62,14 +70,19 @@ class Sample(Value):
     correct: bool | None
     note: str | None
     num_tokens: int
-    """Sampled by this rollout itself."""
+    """Sampled by this rollout itself, as its text."""
+    num_side_tokens: int = 0
+    """Sampled for it besides: probes of its answer."""
     seconds: float
     num_code_runs: int
+    """Cells that this rollout ran itself; those before its fork are its parent's."""
     num_code_errors: int
+    """Of these, those that failed."""
     num_repaired: int
     """Failed cells whose next cell in the same rollout succeeded."""
     repairs: dict[ErrorKind, RepairFigures] = Field(default={}, exclude=True)
-    """The same by what made cells fail, of the cells that this rollout ran itself."""
+    """The same by what made cells fail."""
+    code_used: CodeUsed
     stop_reason: RolloutStop
     answer_source: AnswerSource | None
     opening: Opening
@@ -79,11 +92,21 @@ class Sample(Value):
     weight: float | None
     error: str | None
 
+    @property
+    def num_sampled_tokens(self) -> int:
+        """All that it cost."""
+        return self.num_tokens + self.num_side_tokens
+
+    @property
+    def ran_code(self) -> bool:
+        """Whether its path has run code."""
+        return self.code_used != "none"
+
 
 def sample_of(trace: Trace, grade: Grade) -> Sample:
     """The sample of a trace."""
-    errors = [turn.run.error for turn in trace.turns if turn.run is not None]
-    repaired = sum(bad is not None and good is None for bad, good in itertools.pairwise(errors))
+    repairs = repair_figures([trace])
+    failed = total(repairs)
     return Sample(
         problem_id=trace.problem_id,
         rollout=trace.rollout,
@@ -91,11 +114,13 @@ def sample_of(trace: Trace, grade: Grade) -> Sample:
         correct=grade.correct,
         note=grade.note,
         num_tokens=trace.num_own_tokens,
+        num_side_tokens=trace.num_side_tokens,
         seconds=trace.seconds,
-        num_code_runs=len(errors),
-        num_code_errors=sum(error is not None for error in errors),
-        num_repaired=repaired,
-        repairs=repair_figures([trace]),
+        num_code_runs=trace.num_own_code_runs,
+        num_code_errors=failed.num_failed,
+        num_repaired=failed.num_repaired,
+        repairs=repairs,
+        code_used=_code_used(trace),
         stop_reason=trace.stop_reason,
         answer_source=trace.answer_source,
         opening=trace.opening,
@@ -105,6 +130,16 @@ def sample_of(trace: Trace, grade: Grade) -> Sample:
         weight=trace.weight,
         error=trace.error,
     )
+
+
+def _code_used(trace: Trace) -> CodeUsed:
+    cells = [turn.run.error is None for turn in trace.turns if turn.run is not None]
+    if not cells:
+        return "none"
+    if all(cells):
+        return "good"
+    mended = any(good and not before for before, good in itertools.pairwise(cells))
+    return "repaired" if mended else "failed"
 
 
 async def grade(
@@ -166,7 +201,7 @@ def outcome_of(problem: Problem, samples: Sequence[Sample], classes: Classes) ->
         votes=result.weights,
         stop_reason="exhausted",
         num_rollouts=len(samples),
-        num_sampled_tokens=sum(sample.num_tokens for sample in samples),
+        num_sampled_tokens=sum(sample.num_sampled_tokens for sample in samples),
         num_code_runs=sum(sample.num_code_runs for sample in samples),
         seconds=max((sample.seconds for sample in samples), default=0.0),
         note="independent samples; seconds are the longest one's",

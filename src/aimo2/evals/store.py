@@ -46,6 +46,17 @@ _SYNC_SECONDS = 1.0
 V = TypeVar("V", bound=Value)
 
 
+class EngineRecord(Value):
+    """What of an engine's settings decides a run's content besides the model."""
+
+    context: int | None
+    """Tokens of context of an attempt at our own engine; `None` at somebody's server."""
+    chat_template: str | None
+    """SHA-256 of the template that was given; `None` where it is the server's or the model's."""
+    sandbox: str
+    """What the sandbox had to close off."""
+
+
 class RunConfig(Value):
     """What decides a run's content; a run is resumed only with the same."""
 
@@ -64,6 +75,8 @@ class RunConfig(Value):
     """The served model's name, or the model file's."""
     others: tuple[str | None, str | None] = (None, None)
     """The second models: the reasoner, the verifier."""
+    engine: EngineRecord | None = None
+    """`None` in the record of an older aimo2, which goes on with any."""
     solve: SolveConfig
 
 
@@ -451,6 +464,8 @@ def differences(there: RunConfig, here: RunConfig) -> list[tuple[str, str, str]]
         ignored |= {"solve.concurrency"}
     if here.model is None:
         ignored.add("model")
+    if there.engine is None or here.engine is None:
+        ignored |= {name for name in {**old, **new} if name.split(".")[0] == "engine"}
     names = [name for name in {**old, **new} if name not in ignored]
     return [
         (name, str(old.get(name)), str(new.get(name)))

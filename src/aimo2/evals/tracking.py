@@ -1,7 +1,7 @@
 """Log a run to an experiment tracker, where its package is installed. Off unless asked for.
 
 Only figures and the configuration leave the process: no problem texts, no traces, no keys. Knows
-no terminal. What a tracker throws is reported once and never ends a run.
+no terminal. What a tracker throws once it has begun is reported once and never ends a run.
 """
 
 import importlib
@@ -11,10 +11,11 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from aimo2.errors import ConfigError
+from aimo2.errors import ConfigError, SetupError
 from aimo2.evals.runner import Score
 from aimo2.evals.store import RunConfig
 
@@ -97,25 +98,46 @@ def _ends(name: str, estimate: "Estimate") -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def open_tracker(name: TrackerName, run: RunConfig, folder: Path) -> Tracker:
-    """A tracker's run of this name. Raises `ConfigError` where its package is not installed."""
+def require(name: TrackerName) -> Any:
+    """The tracker's package. Raises `ConfigError` where it is not installed."""
     try:
-        package = importlib.import_module(name)
+        return importlib.import_module(name)
     except ImportError as error:
         how = f"uv run --extra {name}" if name == "wandb" else f"pip install {name}"
         raise ConfigError(f"--track {name}: the package is not installed; try {how}") from error
+
+
+def open_tracker(name: TrackerName, run: RunConfig, folder: Path) -> Tracker:
+    """A tracker's run for the evaluation in `folder`, whose run.json is there already.
+
+    Raises `ConfigError` where the package is not installed, `SetupError` where it gives no run.
+    """
+    package = require(name)
     title = re.sub(r"[^\w.-]", "-", folder.name)
-    return Tracker(_BACKENDS[name](package, run.model_dump(mode="json"), title, folder))
+    try:
+        backend = _BACKENDS[name](package, run.model_dump(mode="json"), title, folder)
+    except Exception as error:  # The boundary to foreign code, as in `Tracker._safely`.
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SetupError(
+            f"--track {name}: it gives no run ({line}); log in there, or go on without --track"
+        ) from error
+    return Tracker(backend)
+
+
+def _run_id(folder: Path) -> str:
+    """The same for every part of a run that goes on; run.json is written once."""
+    return sha256((folder / "run.json").read_bytes()).hexdigest()[:16]
 
 
 class _Wandb:
     """Weights & Biases. `WANDB_MODE=offline` keeps everything in the run's folder."""
 
     def __init__(self, package: Any, config: dict[str, Any], title: str, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         # Resuming under the same id keeps one curve for a run that was killed.
         self._run = package.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
+            id=_run_id(folder),
+            resume="allow",
             name=title,
             config=config,
             dir=str(folder),

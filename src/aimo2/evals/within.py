@@ -12,7 +12,7 @@ import numpy
 from numpy.typing import NDArray
 from scipy import stats
 
-from aimo2.evals.estimators import Estimate, mean_interval
+from aimo2.evals.estimators import DIFFERENCE, Estimate, mean_interval
 
 PERMUTATIONS = 2_000
 
@@ -69,7 +69,7 @@ def within_problems(pairs: Iterable[Pair]) -> WithinTest | None:
     larger = [float(numpy.median(wrong) > numpy.median(right)) for right, wrong in both]
     return WithinTest(
         problems=len(both),
-        delta=mean_interval(deltas),
+        delta=mean_interval(deltas, within=DIFFERENCE),
         p=_p_value(both, sum(deltas) / len(deltas)),
         pooled=cliffs_delta(all_right, all_wrong),
         larger=sum(larger) / len(larger),
