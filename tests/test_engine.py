@@ -2,14 +2,17 @@
 
 import asyncio
 from contextlib import AsyncExitStack, aclosing
+from typing import Any
 
 import pytest
 
+from aimo2 import engine
 from aimo2.config import EngineConfig, SamplingConfig, ServerConfig, SolveConfig, VerifyConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.engine import open_engine, open_served
 from aimo2.errors import ModelUnavailable
 from aimo2.llm import Conversation, Message, Sampling
+from aimo2.llm.router import RoutedModel
 from aimo2.solver import Solved, Solver
 from aimo2.types import Problem
 from tests.llm.fake_server import REPLY, Break, FakeServer, Knobs
@@ -137,3 +140,24 @@ def test_a_reasoner_that_is_not_there_is_said_at_once() -> None:
 
     with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9"):
         asyncio.run(main())
+
+
+def test_routing_over_replicas_is_the_configuration_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    class Routed(RoutedModel):
+        def __init__(self, *rest: Any, by_prefix: bool, **options: Any) -> None:
+            asked.append(by_prefix)
+            super().__init__(*rest, by_prefix=by_prefix, **options)
+
+    monkeypatch.setattr(engine, "RoutedModel", Routed)
+
+    async def main() -> None:
+        urls = {"base_url": "http://127.0.0.1:9/v1", "more_urls": ("http://127.0.0.1:10/v1",)}
+        async with AsyncExitStack() as stack:
+            for routing in ("prefix", "load"):
+                served = ServerConfig.model_validate({**urls, "routing": routing})
+                await open_served(served, stack, lambda line: None)
+
+    asyncio.run(main())
+    assert asked == [True, False]

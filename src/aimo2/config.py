@@ -346,6 +346,10 @@ class SolveConfig(_Config):
         return max(wants)
 
 
+Routing = Literal["prefix", "load"]
+"""Which replica a request goes to: where its prefix is cached, or the least busy in any case."""
+
+
 class ServerConfig(_Config):
     """An inference server that somebody else runs."""
 
@@ -353,6 +357,8 @@ class ServerConfig(_Config):
     """Up to and including `/v1`."""
     more_urls: tuple[str, ...] = ()
     """Of further replicas of the same model, with the same key."""
+    routing: Routing = "prefix"
+    """Over the replicas, where there are several."""
     model: str | None = None
     """Name to ask for; `None` takes the first that the server lists."""
     api_key_env: str | None = None

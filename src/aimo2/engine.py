@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aimo2.answers import Judge
-from aimo2.config import BranchConfig, EngineConfig, LocalServerConfig, ServerConfig, SolveConfig
+from aimo2.config import (
+    BranchConfig,
+    EngineConfig,
+    KernelConfig,
+    LocalServerConfig,
+    Routing,
+    ServerConfig,
+    SolveConfig,
+)
 from aimo2.deadline import Deadline
 from aimo2.errors import ConfigError, DeadlinePassed, ModelUnavailable, ServerError, SetupError
 from aimo2.handover import HandOver, Part
@@ -21,7 +29,7 @@ from aimo2.llm.router import RoutedModel
 from aimo2.llm.template import CHATML
 from aimo2.llm.transport import shown
 from aimo2.prompts.families import find_family
-from aimo2.sandbox.forkserver import ForkSandbox
+from aimo2.sandbox.forkserver import ForkSandbox, Level
 from aimo2.scorer import make_scorer
 from aimo2.serving.llama_cpp import LlamaServer, ServerEvent
 from aimo2.serving.machine import usable_cores
@@ -66,6 +74,14 @@ class Engine:
     failure: Callable[[], str | None]
 
 
+def make_sandbox(kernel: KernelConfig, level: Level = "auto") -> ForkSandbox:
+    """The sandbox of a solve, sized to the machine; not entered.
+
+    One warm parent serves hundreds of rollouts: forking a kernel costs it 3.4 ms (docs/log.md).
+    """
+    return ForkSandbox(kernel, level=level, concurrency=usable_cores())
+
+
 @asynccontextmanager
 async def open_engine(
     config: EngineConfig,
@@ -80,9 +96,7 @@ async def open_engine(
     """
     async with AsyncExitStack() as stack:
         # Entered first: the kernels' parent imports sympy while the server reads the model.
-        sandbox = await stack.enter_async_context(
-            ForkSandbox(solve.kernel, level=config.sandbox, concurrency=usable_cores())
-        )
+        sandbox = await stack.enter_async_context(make_sandbox(solve.kernel, config.sandbox))
         judge = await stack.enter_async_context(Judge())
         try:
             async with asyncio.timeout_at(deadline.when()):
@@ -194,7 +208,15 @@ async def open_served(
         raise ConfigError(f"--base-url: one is given twice in {', '.join(urls)}")
     endpoints = [Endpoint(url, key) for url in urls]
     template = chat_template(served.chat_template)
-    return await route(endpoints, served.model, template, stack, notify, request_seeds)
+    return await route(
+        endpoints,
+        served.model,
+        template,
+        stack,
+        notify,
+        routing=served.routing,
+        request_seeds=request_seeds,
+    )
 
 
 async def route(
@@ -203,6 +225,8 @@ async def route(
     template: str | None,
     stack: AsyncExitStack,
     notify: Callable[[str], None],
+    *,
+    routing: Routing = "prefix",
     request_seeds: bool | None = None,
 ) -> ServedModel:
     """A client of one server, or a router over clients of several; not connected."""
@@ -222,7 +246,8 @@ async def route(
     if len(clients) == 1:
         return clients[0]
     now = [each if isinstance(each, Endpoint) else each() for each in endpoints]
-    router = RoutedModel(clients, [shown(each.base_url) for each in now], notify=notify)
+    labels = [shown(each.base_url) for each in now]
+    router = RoutedModel(clients, labels, notify=notify, by_prefix=routing == "prefix")
     return await stack.enter_async_context(router)
 
 

@@ -11,6 +11,8 @@ from aimo2.benchmark.figures import (
     Code,
     Figures,
     Machine,
+    code_of,
+    judged,
     limiting,
     measure,
     prefix_hits,
@@ -18,7 +20,7 @@ from aimo2.benchmark.figures import (
     speed,
     spread,
 )
-from aimo2.benchmark.meter import Call
+from aimo2.benchmark.meter import Call, Cell
 from aimo2.llm import PromptUse
 
 
@@ -73,6 +75,27 @@ def test_a_read_of_many_tokens_counts_as_many_gaps() -> None:
     assert seen.between_tokens.p99 == pytest.approx(10)
 
 
+def test_dropped_tokens_are_not_useful_and_no_tokens_are_not_useless() -> None:
+    calls = [call(0, (1, 8))]
+    options = {"workload": "tir", "concurrent": 1, "limit": 8}
+    assert measure(calls, 0, 10, **options, dropped=2).useful_share == 0.75  # type: ignore[arg-type]
+    assert measure(calls, 0, 10, **options).useful_share == 1  # type: ignore[arg-type]
+    assert measure([], 0, 10, **options, dropped=2).useful_share == 1  # type: ignore[arg-type]
+
+
+def test_code_is_what_ended_in_the_window_and_its_share_counts_what_is_open() -> None:
+    cells = [
+        Cell(begun=-3, ended=-1, seconds=2, done=True),
+        Cell(begun=1, ended=3, seconds=1.5, done=True, failed=True),
+        Cell(begun=-1, ended=2, seconds=3, done=True),
+        Cell(begun=9),
+    ]
+    code = code_of(cells, [call(0, (5, 1)), Call(begun=8)], 0, 10)
+    assert (code.num_runs, code.num_failed, code.running, code.waiting) == (2, 1, 4.5, 0.5)
+    assert code.share == pytest.approx(5 / (5 + 7))
+    assert code_of([], [call(0, (5, 1))], 0, 10).share == 0
+
+
 def test_the_speed_of_a_stream_leaves_its_first_read_out() -> None:
     assert speed(call(0, (5, 8), (6, 8), (7, 8))) == 8
     assert speed(call(0, (5, 8))) is None
@@ -100,21 +123,23 @@ def test_quantiles_lie_between_the_ends_and_grow(values: list[float], share: flo
     assert found.median <= found.p99
 
 
-def seen_by(machine: Machine, code: Code | None = None) -> tuple[str, str]:
+def seen_by(machine: Machine, code: Code | None = None, slots: int = 1) -> tuple[str, str]:
     found = figures(call(0, (1, 1))).model_copy(update={"machine": machine, "code": code})
-    return limiting(found, with_gpu=machine.gpu_busy is not None, slots=1)
+    return limiting(found, slots=slots)
 
 
 @pytest.mark.parametrize(
     ("machine", "code", "limit"),
     [
         (Machine(client_cpu=0.97), None, "client"),
+        (Machine(client_cpu=0.6, stall_p99=0.3), None, "client"),
         (Machine(client_cpu=0.2), Code(num_runs=9, num_failed=0, running=1, waiting=5, share=0.3),
          "sandbox"),
         (Machine(client_cpu=0.2), Code(num_runs=9, num_failed=0, running=9, waiting=1, share=0.6),
          "sandbox"),
         (Machine(client_cpu=0.2, most_waiting=7), None, "engine"),
         (Machine(client_cpu=0.2), None, "engine"),
+        (Machine(client_cpu=0.2, stall_p99=0.3), None, "engine"),
         (Machine(client_cpu=0.2, gpu_busy=0.97), None, "engine"),
     ],
 )  # fmt: skip
@@ -127,10 +152,27 @@ def test_what_limits_follows_from_what_was_busy(
 
 
 def test_an_idle_gpu_with_free_slots_asks_for_more_load() -> None:
-    found = figures(call(0, (1, 1))).model_copy(
-        update={"machine": Machine(client_cpu=0.1, gpu_busy=0.3)}
-    )
-    assert limiting(found, with_gpu=True, slots=256)[0] == "load"
+    assert seen_by(Machine(client_cpu=0.1, gpu_busy=0.3), slots=256)[0] == "load"
+
+
+def test_a_busy_gpu_alone_does_not_tell_engine_from_load() -> None:
+    assert seen_by(Machine(client_cpu=0.1, gpu_busy=0.99), slots=256)[0] == "unknown"
+
+
+def test_a_sweep_tells_engine_from_load() -> None:
+    rates = {1: 260, 16: 5_400, 100: 21_400, 256: 22_400, 512: 23_300}  # one H100, 1.5B
+    sweep = [
+        figures(call(0, (1, rate))).model_copy(
+            update={"concurrent": streams, "machine": Machine(client_cpu=0.2, gpu_busy=0.99)}
+        )
+        for streams, rate in rates.items()
+    ]
+    limits = [each.limit for each in judged(sweep, 512)]
+    assert limits == ["load", "load", "engine", "engine", "engine"]
+    assert judged(sweep[:2], 512)[1].limit == "load"
+    assert judged(sweep, 512)[0].why == "16 streams gave 20.77 times the tokens of 1"
+    other = sweep[1].model_copy(update={"workload": "tir"})
+    assert judged([sweep[0], other], 512)[0].limit == "unknown"
 
 
 def test_the_error_of_no_slices_is_unknown() -> None:

@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
-from aimo2.answers import Canonical, canonical
 from aimo2.benchmark.load import MOST_WINDOWS, HopelessError, Plan, Progress, run_load
-from aimo2.benchmark.meter import MeteredModel
+from aimo2.benchmark.meter import MeteredModel, MeteredSandbox
 from aimo2.benchmark.prompts import drawn_problems
 from aimo2.benchmark.workloads import Setting, Solving, Tir, decode, tree
 from aimo2.config import SolveConfig
@@ -18,7 +19,7 @@ from aimo2.errors import ModelUnavailable
 from aimo2.llm import Chunk, Conversation, Sampling
 from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.sandbox import CellResult
-from aimo2.sandbox.fake import FakeSandbox
+from aimo2.sandbox.fake import FakeKernel, FakeSandbox
 from aimo2.solver import Tools
 from aimo2.types import Problem
 from tests.scripted import InstantJudge
@@ -113,11 +114,10 @@ def test_a_tree_shares_its_openings_and_independent_branches_share_nothing() -> 
         assert {each.reply for each in asked if each.reply} == {"x " * 5}
 
 
-def test_children_of_a_tree_differ_by_their_seed_where_seeds_are_sent() -> None:
+def test_every_request_is_seeded_and_children_of_a_tree_differ_by_it() -> None:
     async def main() -> None:
         model = ScriptedModel(steady)
-        seeded = Setting(10, 0.7, 1.0, 3, request_seeds=True)
-        await tree(model, seeded, shared=True)(drawn_problems(1, 1)[0], NEVER)
+        await tree(model, SETTING, shared=True)(drawn_problems(1, 1)[0], NEVER)
         seeds = [call.sampling.seed for call in model.calls]
         assert None not in seeds
         assert len(set(seeds)) == 12
@@ -125,54 +125,116 @@ def test_children_of_a_tree_differ_by_their_seed_where_seeds_are_sent() -> None:
     run_virtual(main())
 
 
-def test_a_rollout_s_code_is_run_and_what_it_cost_is_added_up() -> None:
-    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
-        if "```output" not in conversation.reply:
-            yield "print(6 * 7)\n```\n"
-            yield "and words that nobody keeps"
-        else:
-            yield "So it is \\boxed{42}."
+def with_code(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+    """A cell, and 4 tokens behind it that nobody keeps; then an answer, after a second."""
+    if "```output" not in conversation.reply:
+        yield Chunk("print(6 * 7)\n```\n" + "and words that are dropped", 12)
+    else:
+        yield Delay(1)
+        yield Chunk("So it is \\boxed{42}.", 6)
 
-    async def canonicalise(raw: str) -> Canonical:
-        return canonical(raw, "int", None)
 
-    async def main() -> Tir:
-        config = SolveConfig(openings=("code",))
-        async with FakeSandbox(lambda code, space: CellResult("42\n", seconds=0.5)) as sandbox:
-            tir = Tir(ScriptedModel(script), sandbox, canonicalise, config)
-            await tir.work(Problem(id="1", statement="What is 6 times 7?"), Deadline(100))
-        return tir
+def kept_of_12() -> float:
+    kept, sent = len("print(6 * 7)\n```\n"), len("print(6 * 7)\n```\nand words that are dropped")
+    return 12 * kept / sent
 
-    useful = run_virtual(main()).useful
-    assert (useful.num_runs, useful.num_failed, useful.running) == (1, 0, 0.5)
-    assert useful.asked == pytest.approx(0.5)
-    assert 0.5 < useful.share <= 1
+
+def half_a_second(code: str, space: object) -> CellResult:
+    return CellResult("42\n", seconds=0.5)
+
+
+@asynccontextmanager
+async def tools(
+    gate: asyncio.Semaphore | None = None,
+) -> AsyncGenerator[tuple[Tools, MeteredModel, MeteredSandbox], None]:
+    async with FakeSandbox(half_a_second) as sandbox, InstantJudge() as judge:
+        metered = MeteredSandbox(sandbox, gate)
+        model = MeteredModel(ScriptedModel(with_code), gate=gate)
+        yield Tools(model, metered, judge, model_name="Qwen2.5-7B"), model, metered
+
+
+PROBLEM = Problem(id="1", statement="What is 6 times 7?")
+
+
+def test_what_a_rollout_drops_is_known_before_it_has_ended() -> None:
+    async def main() -> None:
+        async with tools() as (given, _, sandbox):
+            tir = Tir(given, SolveConfig(openings=("code",)))
+            task = asyncio.create_task(tir.work(PROBLEM, Deadline(100)))
+            await asyncio.sleep(1)  # its cell has run, its answer is on the way
+            assert tir.dropped.between(0, 1) == pytest.approx(12 - kept_of_12())
+            assert tir.dropped.between(0.6, 1) == 0
+            await task
+            assert len(tir.dropped.turns) == 1
+            assert [(cell.ended - cell.begun, cell.seconds) for cell in sandbox.cells] == [
+                (0.5, 0.5)
+            ]
+
+    run_virtual(main())
 
 
 def test_a_solver_s_question_counts_shared_turns_once() -> None:
-    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
-        if "```output" not in conversation.reply:
-            yield "print(6 * 7)\n```\n"
-        else:
-            yield "So it is \\boxed{42}."
-
-    async def main() -> tuple[Solving, int]:
+    async def main() -> None:
         config = SolveConfig(
             openings=("code",), num_rollouts=9, concurrency=9, branch="bfs", stop="never"
         )
-        model = ScriptedModel(script)
-        async with (
-            FakeSandbox(lambda code, space: CellResult("42\n", seconds=0.5)) as sandbox,
-            InstantJudge() as judge,
-        ):
-            solving = Solving(Tools(model, sandbox, judge), config)
-            await solving.work(Problem(id="1", statement="What is 6 times 7?"), Deadline(1000))
-        return solving, sum(call.num_tokens for call in model.calls)
+        async with tools() as (given, model, sandbox):
+            solving = Solving(given, config)
+            await solving.work(PROBLEM, Deadline(1000))
+            dropped = solving.dropped.between(0, 1000)
+        assert len(sandbox.cells) == 3  # one a root; the branches share them
+        assert dropped == pytest.approx(3 * (12 - kept_of_12()))
+        assert sum(call.num_tokens for call in model.calls) == 3 * 12 + 9 * 6
 
-    solving, sampled = run_virtual(main())
-    assert solving.useful.num_sampled == sampled
-    assert solving.useful.num_runs == 3  # one a root; the branches share them
-    assert solving.useful.share == pytest.approx(1.0, abs=0.05)
+    run_virtual(main())
+
+
+def test_a_slot_is_held_by_a_stream_or_by_a_cell_and_its_wait_belongs_to_neither() -> None:
+    async def main() -> None:
+        async with tools(asyncio.Semaphore(2)) as (given, model, sandbox):
+            tir = Tir(given, SolveConfig(openings=("code",)))
+            await asyncio.gather(*(tir.work(PROBLEM, NEVER) for _ in range(6)))
+            spans = [(call.begun, call.ended) for call in model.calls]
+            spans += [(cell.begun, cell.ended) for cell in sandbox.cells]
+            for instant in (at + 1e-6 for at, _ in spans):
+                assert sum(begun <= instant < ended for begun, ended in spans) <= 2
+            assert all(cell.ended - cell.begun == pytest.approx(0.5) for cell in sandbox.cells)
+
+    run_virtual(main())
+
+
+class SlowStart(FakeSandbox):
+    """A kernel takes two seconds to make."""
+
+    async def create(self) -> FakeKernel:
+        await asyncio.sleep(2)
+        return await super().create()
+
+
+def test_the_making_of_a_kernel_is_its_first_cell_s() -> None:
+    async def main() -> None:
+        async with SlowStart(half_a_second) as slow:
+            sandbox = MeteredSandbox(slow)
+            kernel = await sandbox.create()
+            for _ in range(2):
+                await kernel.run("1", timeout=1, deadline=NEVER)
+            await (await kernel.fork()).run("1", timeout=1, deadline=NEVER)
+            taken = [cell.ended - cell.begun for cell in sandbox.cells]
+            assert taken == pytest.approx([2.5, 0.5, 0.5])
+            assert all(cell.done and not cell.failed for cell in sandbox.cells)
+
+    run_virtual(main())
+
+
+def test_a_model_s_name_tells_the_rollouts_how_it_wants_to_be_asked() -> None:
+    async def main() -> tuple[str, ...]:
+        asked = ScriptedModel(with_code)
+        async with tools() as (given, _, _):
+            tir = Tir(replace(given, model=asked, model_name="DeepSeek-R1"), SolveConfig())
+            await tir.work(PROBLEM, NEVER)
+        return tuple(message.role for message in asked.calls[0].conversation.messages)
+
+    assert run_virtual(main()) == ("user",)  # the family wants no system message
 
 
 def test_drawn_problems_are_different_and_the_same_for_the_same_seed() -> None:

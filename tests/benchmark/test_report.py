@@ -88,10 +88,27 @@ def test_useless_tokens_do_not_count() -> None:
 
 
 def test_efficiency_is_useful_tokens_over_raw_ones_at_the_same_streams() -> None:
-    results = report(figures(100), figures(190, "tir"), figures(50, "tree", 8)).results
-    (line,) = efficiencies(results)
+    (line,) = efficiencies(report(figures(100), figures(190, "tir"), figures(50, "tree", 8)))
     assert line.startswith("efficiency of tir x4: 100 -> 95 tokens/s, ratio 0.950")
-    assert efficiencies(report(figures(50, "tree")).results) == []
+    assert efficiencies(report(figures(50, "tree"))) == []
+
+
+def test_efficiency_may_be_told_against_the_decode_of_another_report() -> None:
+    raw = report(figures(200), figures(150, "tir"))
+    setup = raw.setup.model_copy(update={"logprobs": True})
+    costly = Report(
+        begun=0, setup=setup, results=(figures(180), figures(320, "tir"), figures(9, "tree", 8))
+    )
+    told, decode, tir, missing = efficiencies(costly, raw)
+    assert told == "baseline with logprobs False against True"
+    assert "decode x4: 200 -> 180 tokens/s, ratio 0.900" in decode
+    assert "tir x4: 200 -> 160 tokens/s, ratio 0.800" in tir
+    assert missing == "the baseline has no decode x8 for tree"
+
+
+def test_a_broken_off_report_says_so_in_a_comparison() -> None:
+    broken = report(figures(9)).model_copy(update={"complete": False})
+    assert "the second was broken off" in compare(report(figures(9)), broken)[0]
 
 
 def test_every_measurement_has_a_line() -> None:
@@ -121,12 +138,17 @@ def test_a_share_is_of_what_has_grown() -> None:
 
 def test_layouts_use_every_card_once() -> None:
     assert layouts(4) == [Layout(4, 1), Layout(2, 2), Layout(1, 4)]
-    assert layouts(6) == [Layout(6, 1), Layout(3, 2)]
     assert layouts(1) == [Layout(1, 1)]
+
+
+def test_a_single_server_is_tried_even_where_it_leaves_cards_idle() -> None:
+    assert layouts(6) == [Layout(6, 1), Layout(3, 2), Layout(1, 4)]
+    assert layouts(3) == [Layout(3, 1), Layout(1, 2)]
+    assert layouts(7) == [Layout(7, 1), Layout(1, 4)]
 
 
 def test_the_best_layout_may_differ_by_load() -> None:
     wide = report(figures(300, concurrent=1), figures(900, concurrent=64))
     many = report(figures(200, concurrent=1), figures(1900, concurrent=64))
-    best = best_layout([(Layout(1, 4), wide), (Layout(4, 1), many)])
+    best = best_layout({Layout(1, 4): wide, Layout(4, 1): many})
     assert best == {("decode", 1): Layout(1, 4), ("decode", 64): Layout(4, 1)}

@@ -472,3 +472,28 @@ def test_a_replica_that_comes_back_with_another_model_is_not_used() -> None:
         assert replicas[0].num_calls == before
 
     run_virtual(main())
+
+
+def test_routing_by_load_goes_by_turns_whatever_is_cached() -> None:
+    async def main() -> list[int]:
+        replicas = [FakeReplica() for _ in range(3)]
+        model = RoutedModel(replicas, ["r0", "r1", "r2"], by_prefix=False)
+        for _ in range(6):  # one after the other: by prefix, all would go where the first went
+            await read(model, ask("the same problem again " * 20))
+        return [replica.num_calls for replica in replicas]
+
+    assert run_virtual(main()) == [2, 2, 2]
+
+
+def test_routing_by_load_still_takes_the_shortest_queue() -> None:
+    async def main() -> list[int]:
+        replicas = [FakeReplica(), FakeReplica()]
+        model = RoutedModel(replicas, ["r0", "r1"], by_prefix=False)
+        long = asyncio.create_task(read(model, ask("long"), 300))
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            await read(model, ask("short"), 5)
+        await long
+        return [replica.num_calls for replica in replicas]
+
+    assert run_virtual(main()) == [1, 3]

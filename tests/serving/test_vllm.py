@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from aimo2.errors import ConfigError, ServerError
-from aimo2.serving.gpu import Card, parse_cards, parse_usage, visible
+from aimo2.serving import gpu
+from aimo2.serving.gpu import Card, Usage, occupied, parse_cards, parse_usage, visible
 from aimo2.serving.llama_cpp import ServerEvent
 from aimo2.serving.serve import ServeOptions, choose_engine, place, serve
 from aimo2.serving.vllm import (
@@ -469,3 +470,15 @@ def test_our_indices_are_read_in_the_order_they_were_listed_in(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", own)
     told = environment(VllmConfig("x/y", devices=(own or "1",)), None)
     assert (told["CUDA_VISIBLE_DEVICES"], told["CUDA_DEVICE_ORDER"]) == (own or "1", order)
+
+
+def test_only_the_cards_that_are_asked_about_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = "0, 70000, 90\n1, 10, 0\n2, 60000, 70\n"
+    monkeypatch.setattr(gpu, "_query", lambda fields, timeout: listing)
+    assert gpu.usage([0, 2]) == Usage(130_000, 0.8)
+    assert gpu.usage([5]) is None
+
+
+def test_a_card_without_a_model_s_worth_of_memory_serves_none() -> None:
+    idle, serving = Card(0, "A", 80_000, 79_600, (9, 0)), Card(1, "A", 80_000, 8_000, (9, 0))
+    assert occupied([idle, serving]) == (serving,)

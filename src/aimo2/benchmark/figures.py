@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aimo2.benchmark.meter import Call
+from aimo2.benchmark.meter import Call, Cell
 
 Limit = Literal["engine", "client", "sandbox", "load", "unknown"]
 _NUM_SLICES = 10
@@ -28,7 +28,9 @@ class Machine(_Stored):
     """What the machines did meanwhile; `None` where it cannot be seen.
 
     Shares are between 0 and 1; `client_cpu` is of one core (a client has one busy thread), and may
-    pass 1 where a library's threads help. `stall_p99`: seconds that the event loop was late.
+    pass 1 where a library's threads help. `stall_p99`: seconds that the event loop was late. The
+    GPU's figures are of the cards that serve. `gpu_busy`: share of time in which anything ran
+    there: near 1 with a single stream, so that only a low one tells something.
     """
 
     client_cpu: float | None = None
@@ -44,16 +46,17 @@ class Machine(_Stored):
 
 
 class Code(_Stored):
-    """What the code runs of a workload did. Times are in seconds, summed over all rollouts."""
+    """What the code runs that ended in the window did. Times: seconds, summed over all rollouts."""
 
     num_runs: int
     num_failed: int
     running: float
     """Inside cells."""
     waiting: float
-    """From asking for a cell to its result, less the cell's own time: the sandbox's queue."""
+    """From asking for a cell to its result, less the cell's own time: the sandbox's queue, and the
+    making of kernels."""
     share: Annotated[float, Field(ge=0)]
-    """Of the time of streams and code runs together, that went to code, queue included."""
+    """Of the window's time of streams and code runs together, that went to code, queue included."""
 
 
 class Figures(_Stored):
@@ -102,11 +105,19 @@ class Figures(_Stored):
 
 
 def measure(
-    calls: Sequence[Call], begin: float, end: float, *, workload: str, concurrent: int, limit: int
+    calls: Sequence[Call],
+    begin: float,
+    end: float,
+    *,
+    workload: str,
+    concurrent: int,
+    limit: int,
+    dropped: float = 0.0,
 ) -> Figures:
     """The figures of the window from `begin` to `end`, instants on the event loop's clock.
 
-    `limit`: tokens a call, as asked for. Raises `ValueError` where the window is empty.
+    `limit`: tokens a call, as asked for. `dropped`: of the window's tokens, those that did not stay
+    in a reply. Raises `ValueError` where the window is empty.
     """
     if not end > begin:
         raise ValueError(f"the window from {begin} to {end} is empty")
@@ -122,7 +133,7 @@ def measure(
         seconds=end - begin,
         num_tokens=num_tokens,
         tokens_per_second=num_tokens / (end - begin),
-        useful_share=1.0,
+        useful_share=max(0.0, 1.0 - dropped / num_tokens) if num_tokens else 1.0,
         per_stream=median([rate for call in ended if (rate := speed(call)) is not None]),
         first_token=spread(
             [c.instants[0] - c.begun for c in calls if c.instants and begin <= c.instants[0] <= end]
@@ -173,6 +184,25 @@ def _between(calls: Iterable[Call], begin: float, end: float) -> Spread | None:
     return Spread(median=pick[0], p99=pick[1])
 
 
+def code_of(cells: Sequence[Cell], calls: Iterable[Call], begin: float, end: float) -> Code:
+    """What code did in the window. Cells and calls that are still open count up to its end."""
+    done = [cell for cell in cells if cell.done and begin <= cell.ended <= end]
+    in_cells = sum(_inside(cell.begun, cell.ended, begin, end) for cell in cells)
+    in_calls = sum(_inside(call.begun, call.ended, begin, end) for call in calls)
+    return Code(
+        num_runs=len(done),
+        num_failed=sum(cell.failed for cell in done),
+        running=sum(cell.seconds for cell in done),
+        waiting=sum(max(0.0, cell.ended - cell.begun - cell.seconds) for cell in done),
+        share=in_cells / (in_cells + in_calls) if in_cells else 0.0,
+    )
+
+
+def _inside(begun: float, ended: float, begin: float, end: float) -> float:
+    """Seconds of the window; `ended` is 0 where it has not."""
+    return max(0.0, min(ended or end, end) - max(begun, begin))
+
+
 def prefix_hits(calls: Iterable[Call], begin: float, end: float) -> float | None:
     """Share of the prompts' tokens that were cached, over the calls that ended in the window and
     whose server told; `None` where none did.
@@ -211,29 +241,78 @@ def variance(values: Sequence[float]) -> float:
     return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-def limiting(figures: Figures, *, with_gpu: bool, slots: int | None) -> tuple[Limit, str]:
+_FULL_CORE = 0.9
+_BUSY_CORE, _LONG_STALL = 0.5, 0.1
+"""A client that works in bursts: half a core, and the loop late by so many seconds."""
+_IDLE_GPU = 0.8
+_QUEUE = 0.1
+"""Of the streams: a few requests wait for the engine's next step at any time."""
+_GROWING = 0.5
+"""Tokens grow as streams to this power, at least, where more streams are worth it: 1 is in
+proportion, 0 is not at all."""
+
+
+def limiting(
+    figures: Figures, *, slots: int | None, others: Iterable[Figures] = ()
+) -> tuple[Limit, str]:
     """What held the measurement back, and why we think so. Rules of thumb, in this order.
 
     The client, where its core or its event loop was full; the sandbox, where rollouts queued for
-    cells; the load, where streams were fewer than the server's slots and the GPU had time left;
-    else the engine.
+    cells; the engine, where requests queued in it; the load, where the GPU had time left. What is
+    left to tell is whether more streams bring more tokens, which no counter says and `others` do:
+    the same workload with other numbers of streams. `slots`: streams that the server takes at once.
     """
     machine, code = figures.machine, figures.code
-    if machine.client_cpu is not None and machine.client_cpu > 0.9:
-        return "client", f"the client used {machine.client_cpu:.0%} of a core"
+    cpu, stall = machine.client_cpu or 0.0, machine.stall_p99 or 0.0
+    if cpu > _FULL_CORE:
+        return "client", f"the client used {cpu:.0%} of a core"
+    if cpu > _BUSY_CORE and stall > _LONG_STALL:
+        return "client", f"its event loop was {stall * 1000:.0f} ms late (99th percentile)"
     if code is not None and code.waiting > code.running and code.share > 0.1:
         return "sandbox", f"rollouts queued for cells; code took {code.share:.0%} of their time"
     if code is not None and code.share > 0.5:
         return "sandbox", f"code took {code.share:.0%} of the rollouts' time"
-    if machine.most_waiting:
+    if (machine.most_waiting or 0) > _QUEUE * figures.concurrent:
         return "engine", f"up to {machine.most_waiting} requests waited in the server"
     if slots is not None and figures.concurrent > slots:
         return "engine", f"the server has {slots} slots for {figures.concurrent} streams"
-    busy = machine.gpu_busy
-    if with_gpu and busy is not None and busy < 0.8:
-        return "load", f"the GPU was busy {busy:.0%} of the time: more streams would use it"
-    if with_gpu and busy is not None:
-        return "engine", f"the GPU was busy {busy:.0%} of the time"
-    if machine.client_cpu is not None:
-        return "engine", f"the client used only {machine.client_cpu:.0%} of a core"
-    return "unknown", "nothing could be seen of the machine"
+    if machine.gpu_busy is not None and machine.gpu_busy < _IDLE_GPU:
+        return "load", f"the GPU was busy {machine.gpu_busy:.0%} of the time"
+    return _grown(figures, others)
+
+
+def _grown(figures: Figures, others: Iterable[Figures]) -> tuple[Limit, str]:
+    """By the nearest larger number of streams; else by the nearest smaller one."""
+    same = [
+        other
+        for other in others
+        if (other.workload, other.max_tokens) == (figures.workload, figures.max_tokens)
+        and other.num_tokens > 0
+    ]
+    more = min(
+        (other for other in same if other.concurrent > figures.concurrent),
+        key=lambda other: other.concurrent,
+        default=None,
+    )
+    fewer = max(
+        (other for other in same if other.concurrent < figures.concurrent),
+        key=lambda other: other.concurrent,
+        default=None,
+    )
+    low, high = (figures, more) if more is not None else (fewer, figures)
+    if low is None or not figures.num_tokens:
+        return "unknown", "engine or load: a sweep of --concurrent tells"
+    assert high is not None
+    times = high.tokens_per_second / low.tokens_per_second
+    power = math.log(times) / math.log(high.concurrent / low.concurrent)
+    said = f"{high.concurrent} streams gave {times:.2f} times the tokens of {low.concurrent}"
+    return ("load" if power >= _GROWING else "engine"), said
+
+
+def judged(results: Sequence[Figures], slots: int | None) -> tuple[Figures, ...]:
+    """The same, each with what limited it, told from all together."""
+    found = [limiting(figures, slots=slots, others=results) for figures in results]
+    return tuple(
+        figures.model_copy(update={"limit": limit, "why": why})
+        for figures, (limit, why) in zip(results, found, strict=True)
+    )

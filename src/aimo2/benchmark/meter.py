@@ -1,4 +1,7 @@
-"""Meter a model: when each token of each call arrived. Knows no servers and no workloads."""
+"""Meter a model and a sandbox: when each token and each cell's result arrived.
+
+Knows no servers and no workloads.
+"""
 
 import asyncio
 from array import array
@@ -9,6 +12,7 @@ from typing import Literal
 
 from aimo2.deadline import Deadline
 from aimo2.llm import Chunk, Conversation, Model, PromptUse, Sampling
+from aimo2.sandbox import CellResult, Kernel, Sandbox
 
 State = Literal["open", "finished", "closed", "failed"]
 
@@ -89,3 +93,76 @@ class MeteredModel:
             raise
         finally:
             call.ended = now()
+
+
+@dataclass(slots=True)
+class Cell:
+    """One code run, the making of its kernel included. Instants as in `Call`; 0 before they come.
+
+    `seconds`: of the code alone. `done`: whether it came to a result, even to an error.
+    """
+
+    begun: float
+    ended: float = 0.0
+    seconds: float = 0.0
+    done: bool = False
+    failed: bool = False
+
+
+class MeteredSandbox:
+    """A `Sandbox` that remembers every cell of another, which stays its owner's to close.
+
+    `gate`: held by each running cell; the wait for it belongs to no cell.
+    """
+
+    def __init__(self, sandbox: Sandbox, gate: asyncio.Semaphore | None = None) -> None:
+        self._sandbox = sandbox
+        self.gate = gate
+        self.cells: list[Cell] = []
+
+    async def create(self) -> "MeteredKernel":
+        """As the sandbox's own."""
+        begun = asyncio.get_running_loop().time()
+        return self.wrap(await self._sandbox.create(), begun)
+
+    def wrap(self, kernel: Kernel, begun: float) -> "MeteredKernel":
+        """A kernel that was asked for at the instant `begun`."""
+        return MeteredKernel(self, kernel, asyncio.get_running_loop().time() - begun)
+
+    async def __aenter__(self) -> "MeteredSandbox":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Nothing of its own is open."""
+
+
+class MeteredKernel:
+    """A kernel of a `MeteredSandbox`. `owed`: seconds that it took to make; its first cell's."""
+
+    def __init__(self, meter: MeteredSandbox, kernel: Kernel, owed: float) -> None:
+        self._meter = meter
+        self._kernel = kernel
+        self._owed = owed
+
+    async def run(self, code: str, *, timeout: float, deadline: Deadline) -> CellResult:
+        """As the kernel's own."""
+        now = asyncio.get_running_loop().time
+        async with self._meter.gate or nullcontext():
+            cell = Cell(now() - self._owed)
+            self._owed = 0.0
+            self._meter.cells.append(cell)
+            try:
+                result = await self._kernel.run(code, timeout=timeout, deadline=deadline)
+            finally:
+                cell.ended = now()
+            cell.done, cell.seconds, cell.failed = True, result.seconds, result.error is not None
+            return result
+
+    async def fork(self, *, reseed: int | None = None) -> "MeteredKernel":
+        """As the kernel's own."""
+        begun = asyncio.get_running_loop().time()
+        return self._meter.wrap(await self._kernel.fork(reseed=reseed), begun)
+
+    async def close(self) -> None:
+        """As the kernel's own."""
+        await self._kernel.close()

@@ -1,11 +1,11 @@
-"""Watch the machines while something is measured: client, GPU, and the server's own counters.
+"""Watch the machines while something is measured: client, GPUs, and the server's own counters.
 
 Knows no workloads. What cannot be seen is `None`; nothing here ever fails a measurement.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -69,11 +69,14 @@ def share(before: Counters, after: Counters, part: str, whole: str) -> float | N
 
 
 class Monitor:
-    """Watches from `begin` to `end`; an asynchronous context manager around both."""
+    """Watches from `begin` to `end`; an asynchronous context manager around both.
 
-    def __init__(self, sources: Sequence[Source], *, with_gpu: bool) -> None:
+    `cards`: indices of the GPUs that serve; none are looked at where it is empty.
+    """
+
+    def __init__(self, sources: Sequence[Source], cards: Collection[int] = ()) -> None:
         self._sources = sources
-        self._with_gpu = with_gpu
+        self._cards = cards
         self._late: list[float] = []
         self._memory: list[int] = []
         self._busy: list[float] = []
@@ -95,8 +98,9 @@ class Monitor:
     def begin(self) -> None:
         """The window that counts begins."""
         self._begun = (time.monotonic(), time.process_time())
-        self._late.clear()
-        self._busy.clear()
+        for seen in (self._late, self._busy, self._memory, self._waiting):
+            seen.clear()
+        self._tasks.append(asyncio.create_task(self._mark()))
 
     async def end(self) -> Machine:
         """The window has ended; what was seen."""
@@ -123,6 +127,10 @@ class Monitor:
             ),
         )
 
+    async def _mark(self) -> None:
+        """The server's counters as the window begins: those before are the warm-up's."""
+        self._before = await read_counters(self._sources) or self._before
+
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -136,8 +144,8 @@ class Monitor:
             for name in ("vllm:num_requests_waiting", "llamacpp:requests_deferred"):
                 if name in counters:
                     self._waiting.append(int(counters[name]))
-            if self._with_gpu:
-                seen = await asyncio.to_thread(gpu.usage)
+            if self._cards:
+                seen = await asyncio.to_thread(gpu.usage, self._cards)
                 if seen is not None:
                     self._memory.append(seen.used_mib)
                     self._busy.append(seen.busy)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
 from aimo2.benchmark.figures import Figures, Spread
+from aimo2.config import Routing
 from aimo2.errors import InputError
 
 
@@ -34,12 +35,17 @@ class Setup(BaseModel):
     temperature: float = 0.7
     top_p: float = 1.0
     logprobs: bool = False
+    oversubscribed: bool = False
+    """Whether other rollouts streamed while some ran code; see `runner.Load`."""
+    routing: Routing = "prefix"
     prompts: str = "drawn"
     aimo2: str = ""
 
 
 class Report(BaseModel):
-    """One run of the benchmark. `begun`: seconds since the epoch."""
+    """One run of the benchmark. `begun`: seconds since the epoch. `complete`: whether everything
+    that was asked for is in it, without failed requests.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -47,6 +53,7 @@ class Report(BaseModel):
     begun: float
     setup: Setup
     results: tuple[Figures, ...]
+    complete: bool = True
 
 
 def load_report(path: Path) -> Report:
@@ -173,7 +180,10 @@ def compare(before: Report, after: Report) -> list[str]:
     The interval of 95 % comes from the slices of both windows (the delta method on the ratio): it
     covers the noise within the two runs, not what differs from one start of a server to the next.
     """
-    lines = [f"{name}: {a} against {b}" for name, a, b in _differences(before.setup, after.setup)]
+    lines = [f"{name}: {a} against {b}" for name, a, b in differences(before.setup, after.setup)]
+    for name, report in (("first", before), ("second", after)):
+        if not report.complete:
+            lines.append(f"the {name} was broken off: measurements are missing")
     pairs = {(e.workload, e.concurrent, e.max_tokens): e for e in before.results}
     for each in after.results:
         old = pairs.pop((each.workload, each.concurrent, each.max_tokens), None)
@@ -185,21 +195,31 @@ def compare(before: Report, after: Report) -> list[str]:
     return lines
 
 
-def efficiencies(results: Sequence[Figures]) -> list[str]:
+def efficiencies(report: Report, baseline: Report | None = None) -> list[str]:
     """Engine efficiency: useful tokens a second of each workload over raw `decode`.
 
     Both at the same number of streams, with the interval of `compare`; nothing where `decode` was
-    not measured.
+    not measured. `baseline`: whose `decode` is taken, such as one without log-probabilities; the
+    report's own is then one more workload.
     """
-    raw = {each.concurrent: each for each in results if each.workload == "decode"}
-    return [
-        f"efficiency of {_comparison(raw[each.concurrent], each)}"
-        for each in results
-        if each.workload != "decode" and each.concurrent in raw
-    ]
+    reference = report if baseline is None else baseline
+    raw = {each.concurrent: each for each in reference.results if each.workload == "decode"}
+    lines = []
+    if baseline is not None:
+        unlike = differences(baseline.setup, report.setup)
+        lines = [f"baseline with {name} {a} against {b}" for name, a, b in unlike]
+    for each in report.results:
+        if each.workload == "decode" and baseline is None:
+            continue
+        if each.concurrent in raw:
+            lines.append(f"efficiency of {_comparison(raw[each.concurrent], each)}")
+        elif baseline is not None:
+            lines.append(f"the baseline has no decode x{each.concurrent} for {each.workload}")
+    return lines
 
 
-def _differences(before: Setup, after: Setup) -> list[tuple[str, object, object]]:
+def differences(before: Setup, after: Setup) -> list[tuple[str, object, object]]:
+    """(field, its value before, its value after) of what is not the same."""
     one, two = before.model_dump(), after.model_dump()
     return [(name, one[name], two[name]) for name in one if one[name] != two[name]]
 

@@ -5,55 +5,66 @@ Knows no terminal: who watches gets events through `Listener`.
 
 import asyncio
 import itertools
+import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
+from urllib.parse import urlsplit
 
 import aimo2
-from aimo2.answers import Canonical, Judge
-from aimo2.benchmark.figures import Code, Figures, limiting, measure, prefix_hits
+from aimo2.answers import Judge
+from aimo2.benchmark.figures import Figures, Machine, code_of, judged, measure, prefix_hits
 from aimo2.benchmark.load import HopelessError, Plan, Progress, run_load
-from aimo2.benchmark.meter import MeteredModel
+from aimo2.benchmark.meter import MeteredModel, MeteredSandbox
 from aimo2.benchmark.monitor import Monitor, Source
 from aimo2.benchmark.prompts import drawn_problems
-from aimo2.benchmark.report import Report, Setup
-from aimo2.benchmark.workloads import Setting, Solving, Tir, Useful, Work, decode, tree
+from aimo2.benchmark.report import Report, Setup, differences
+from aimo2.benchmark.workloads import Dropped, Setting, Solving, Tir, Work, decode, tree
 from aimo2.config import (
     BranchConfig,
     KernelConfig,
     RolloutConfig,
+    Routing,
     SamplingConfig,
     ServerConfig,
     SolveConfig,
     StopConfig,
 )
 from aimo2.deadline import NEVER, Deadline
-from aimo2.engine import ServedModel, open_served, route
-from aimo2.errors import ServerError
+from aimo2.engine import ServedModel, make_sandbox, open_served, route
+from aimo2.errors import Aimo2Error, ConfigError, ServerError
 from aimo2.llm.client import Endpoint
-from aimo2.sandbox.forkserver import ForkSandbox
 from aimo2.serving import gpu, machine
+from aimo2.serving.gpu import Card
 from aimo2.serving.serve import Running, ServeOptions, serve
 from aimo2.solver import Tools
 from aimo2.types import Problem
 
-WorkloadName = Literal["decode", "tir", "solver", "tree", "independent"]
+WorkloadName = Literal["decode", "tir", "solver", "plain", "tree", "independent"]
+_SOLVES: tuple[WorkloadName, ...] = ("tir", "solver", "plain")
+"""Workloads of whole rollouts: to an answer, as the solver drives them."""
 _DRAWN = 4096
 _WARM_TOKENS = 16
 _CONNECT_SECONDS = 60.0
 _RAMP_SHARE = 0.15
 _LONGEST_RAMP = 10.0
 _SOLVER_ROLLOUTS = 9
+_HERE = ("localhost", "127.0.0.1", "::1")
 _LEAST_TOKENS = 16
 """A stream: a window with fewer tokens is prolonged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is measured. Without `requests`, each measurement lasts `duration` seconds."""
+    """What is measured. Without `requests`, each measurement lasts `duration` seconds.
+
+    `concurrent`: streams; of the workloads with code, rollouts that stream or run code. Where they
+    are `oversubscribed`, others stream while these run code: so many streams, and more rollouts.
+    """
 
     workloads: tuple[WorkloadName, ...] = ("decode",)
     concurrent: tuple[int, ...] = (1,)
@@ -64,21 +75,36 @@ class Load:
     temperature: float = 0.7
     top_p: float = 1.0
     logprobs: bool = False
+    oversubscribed: bool = False
+    routing: Routing = "prefix"
     cell_timeout: float = 5.0
     """Seconds of one code run of the workloads `tir` and `solver`."""
     problems: tuple[Problem, ...] = ()
     """Empty takes drawn ones."""
 
+    def missing(self, results: Sequence[Figures]) -> list[tuple[WorkloadName, int]]:
+        """(workload, concurrent) that were not measured, or not without failures."""
+        sound = {
+            (each.workload, each.concurrent)
+            for each in results
+            if each.max_tokens == self.max_tokens and not each.num_failed
+        }
+        wanted = itertools.product(self.workloads, self.concurrent)
+        return [one for one in wanted if one not in sound]
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An open server. `slots`: streams that it takes at once, where that is known."""
+    """An open server. `slots`: streams that it takes at once, where that is known. `cards`: the
+    GPUs that it runs on, as far as they can be seen from here.
+    """
 
     model: ServedModel
     sources: tuple[Source, ...]
     engine: str
     slots: int | None
     failures: Callable[[], Sequence[str]]
+    cards: tuple[Card, ...] = ()
 
 
 class Listener(Protocol):
@@ -106,6 +132,7 @@ async def open_target(
     served: ServerConfig | None,
     model: str,
     options: ServeOptions,
+    routing: Routing,
     listener: Listener,
     local_file: Callable[[str], Path],
 ) -> AsyncGenerator[Target, None]:
@@ -119,7 +146,7 @@ async def open_target(
                 serve(model, options, listener.notice, local_file)
             )
             endpoints = [_endpoint(running, index) for index in range(len(running.servers))]
-            client = await route(endpoints, None, None, stack, listener.notice)
+            client = await route(endpoints, None, None, stack, listener.notice, routing=routing)
         await client.connect(Deadline.after(_CONNECT_SECONDS))
         yield Target(
             client,
@@ -127,7 +154,15 @@ async def open_target(
             running.engine if running else "server",
             running.slots if running else None,
             running.failures if running else tuple,
+            running.cards if running else await asyncio.to_thread(_cards_of, served),
         )
+
+
+def _cards_of(served: ServerConfig | None) -> tuple[Card, ...]:
+    """The GPUs of somebody's server: those that hold a model here, if the server is here."""
+    if served is None or urlsplit(served.base_url).hostname not in _HERE:
+        return ()
+    return gpu.occupied(gpu.cards())
 
 
 def _endpoint(running: Running, index: int) -> Callable[[], Endpoint]:
@@ -138,8 +173,6 @@ def _sources(served: ServerConfig | None, running: Running | None) -> tuple[Sour
     if running is not None:
         return tuple(Source(url, key) for url, key in running.endpoints())
     assert served is not None
-    import os
-
     key = os.environ.get(served.api_key_env) if served.api_key_env else None
     return tuple(Source(url, key) for url in (served.base_url, *served.more_urls))
 
@@ -147,28 +180,33 @@ def _sources(served: ServerConfig | None, running: Running | None) -> tuple[Sour
 class Bench:
     """Measures one target. `results` holds what is finished, also after an interruption."""
 
-    def __init__(self, target: Target, load: Load, listener: Listener) -> None:
-        self.results: list[Figures] = []
+    def __init__(
+        self, target: Target, load: Load, listener: Listener, known: Sequence[Figures] = ()
+    ) -> None:
+        """`known`: measurements of an earlier run, which are not made again."""
+        again = load.missing(known)
+        self.results = [one for one in known if (one.workload, one.concurrent) not in again]
         self._target = target
         self._load = load
         self._listener = listener
-        self._with_gpu = bool(gpu.cards())
         self._drawn = load.problems or tuple(drawn_problems(_DRAWN, load.seed))
         self._used = 0
 
-    async def run(self) -> None:
-        """Every workload at every concurrency, in turn.
+    async def run(self, on_result: Callable[[], None] = lambda: None) -> None:
+        """Every workload at every concurrency, in turn; `on_result` is called after each.
 
-        Raises `ServerError` where the server is gone, `HopelessError` where nothing succeeds.
+        Raises `ServerError` where a server is gone for good: what was measured meanwhile is not
+        kept. Raises `HopelessError` where nothing succeeds.
         """
         self._listener.notice("warming up")
         await self._warm_up()
-        for workload, concurrent in itertools.product(self._load.workloads, self._load.concurrent):
+        for workload, concurrent in self._load.missing(self.results):
             figures = await self._measure(workload, concurrent)
-            self.results.append(figures)
-            self._listener.ended(figures)
             if failures := self._target.failures():
                 raise ServerError(failures[0])
+            self.results = list(judged([*self.results, figures], self._target.slots))
+            self._listener.ended(figures)
+            on_result()
 
     async def _warm_up(self) -> None:
         """A few tokens on as many streams as will be used: graphs, pools and caches are made."""
@@ -199,91 +237,49 @@ class Bench:
     async def _measure(self, workload: WorkloadName, concurrent: int) -> Figures:
         load, progress = self._load, Progress()
         self._listener.begun(workload, concurrent, load)
-        gate = MeteredModel(
-            self._target.model,
-            lambda number: self._listener.tokens(number, progress),
-            asyncio.Semaphore(concurrent),
+        slots = asyncio.Semaphore(concurrent)
+        model = MeteredModel(
+            self._target.model, lambda number: self._listener.tokens(number, progress), slots
         )
+        seen = _Seen(workload, concurrent, load, model, progress)
+        streams = min(concurrent, self._target.slots or concurrent)
         plan = Plan(
-            workers=_workers(workload, concurrent),
+            workers=_workers(workload, concurrent, oversubscribed=load.oversubscribed),
             requests=load.requests,
             duration=load.duration,
             ramp=min(_LONGEST_RAMP, _RAMP_SHARE * load.duration),
-            enough=lambda: self._enough(gate, progress, concurrent),
+            enough=lambda: seen.num_tokens >= _LEAST_TOKENS * streams,
         )
         async with AsyncExitStack() as stack:
-            work, useful = await self._work(workload, gate, stack)
-            monitor = await stack.enter_async_context(
-                Monitor(self._target.sources, with_gpu=self._with_gpu)
-            )
+            if workload in _SOLVES:
+                seen.sandbox = await self._sandbox(slots, stack)
+                work = await self._solving(seen, seen.sandbox, stack)
+            else:
+                work = self._branches(workload, model)
+            cards = [card.index for card in self._target.cards]
+            monitor = await stack.enter_async_context(Monitor(self._target.sources, cards))
             await run_load(work, self._problems(), plan, NEVER, progress, monitor.begin)
             machine_seen = await monitor.end()
-        if machine_seen.prefix_hits is None:  # no counters to read: by what each reply said
-            hits = prefix_hits(gate.calls, progress.begin, progress.end)
-            machine_seen = machine_seen.model_copy(update={"prefix_hits": hits})
-        figures = measure(
-            gate.calls,
-            progress.begin,
-            progress.end,
-            workload=workload,
-            concurrent=concurrent,
-            limit=load.max_tokens,
-        ).model_copy(update={"machine": machine_seen})
-        if not figures.num_tokens and not figures.num_failed:
-            raise HopelessError(
-                f"{workload} x{concurrent}: no token came in {figures.seconds:.0f} s; "
-                "is the server alive, and is anything else using its cores?"
-            )
-        streaming = sum(call.ended - call.begun for call in gate.calls)
-        return self._judged(figures, useful, progress, streaming)
+        return seen.figures(machine_seen)
 
-    def _enough(self, gate: MeteredModel, progress: Progress, concurrent: int) -> bool:
-        """Whether the window has seen what its streams do, and not only their prompts."""
-        streams = min(concurrent, self._target.slots or concurrent)
-        seen = sum(
-            count
-            for call in gate.calls
-            for instant, count in zip(call.instants, call.counts, strict=True)
-            if instant >= progress.begin
-        )
-        return seen >= _LEAST_TOKENS * streams
-
-    def _judged(
-        self, figures: Figures, useful: Useful | None, progress: Progress, streaming: float
-    ) -> Figures:
-        units = sum(progress.begin <= at <= progress.end for at in progress.done_at)
-        update: dict[str, object] = {"num_units": units}
-        if progress.num_failed and not figures.num_failed:
-            update |= {"num_failed": progress.num_failed, "failure": progress.failure}
-        if useful is not None:
-            update["useful_share"] = useful.share
-            update["code"] = Code(
-                num_runs=useful.num_runs,
-                num_failed=useful.num_failed,
-                running=useful.running,
-                waiting=max(0.0, useful.asked - useful.running),
-                share=useful.asked / max(1e-9, useful.asked + streaming),
-            )
-        figures = figures.model_copy(update=update)
-        limit, why = limiting(figures, with_gpu=self._with_gpu, slots=self._target.slots)
-        return figures.model_copy(update={"limit": limit, "why": why})
-
-    async def _work(
-        self, workload: WorkloadName, model: MeteredModel, stack: AsyncExitStack
-    ) -> tuple[Work, Useful | None]:
+    def _branches(self, workload: WorkloadName, model: MeteredModel) -> Work:
         setting = self._setting(self._load.max_tokens)
         if workload == "decode":
-            return decode(model, setting), None
-        if workload not in ("tir", "solver"):
-            return tree(model, setting, shared=workload == "tree"), None
-        kernels = KernelConfig(cell_timeout=self._load.cell_timeout)
-        sandbox = await stack.enter_async_context(ForkSandbox(kernels, zygotes=_zygotes()))
+            return decode(model, setting)
+        return tree(model, setting, shared=workload == "tree")
+
+    async def _sandbox(self, slots: asyncio.Semaphore, stack: AsyncExitStack) -> MeteredSandbox:
+        """The solver's own. A code run keeps its rollout's slot, or leaves it to another one."""
+        sandbox = await stack.enter_async_context(make_sandbox(self._kernel()))
         await sandbox.report()
+        return MeteredSandbox(sandbox, None if self._load.oversubscribed else slots)
+
+    def _kernel(self) -> KernelConfig:
+        return KernelConfig(cell_timeout=self._load.cell_timeout)
+
+    async def _solving(self, seen: "_Seen", sandbox: MeteredSandbox, stack: AsyncExitStack) -> Work:
         judge = await stack.enter_async_context(Judge())
-
-        async def canonicalise(raw: str) -> Canonical:
-            return await judge.canonicalise(raw, "int", None)
-
+        tools = Tools(seen.model, sandbox, judge, model_name=self._target.model.name)
         load = self._load
         config = SolveConfig(
             seed=load.seed,
@@ -291,37 +287,83 @@ class Bench:
                 temperature=load.temperature, top_p=load.top_p, logprobs=load.logprobs
             ),
             rollout=RolloutConfig(max_tokens=load.max_tokens),
-            kernel=kernels,
+            kernel=self._kernel(),
         )
-        if workload == "tir":
-            tir = Tir(model, sandbox, canonicalise, config)
-            return tir.work, tir.useful
-        config = config.model_copy(
-            update={
-                "num_rollouts": _SOLVER_ROLLOUTS,
-                "concurrency": _SOLVER_ROLLOUTS,
-                "branch": BranchConfig(policy="bfs"),
-                "stop": StopConfig(rule="never"),
-            }
+        if seen.workload == "tir":
+            return Tir(tools, config, seen.dropped).work
+        update: dict[str, object] = {
+            "num_rollouts": _SOLVER_ROLLOUTS,
+            "concurrency": _SOLVER_ROLLOUTS,
+            "branch": BranchConfig(policy="bfs"),
+            "stop": StopConfig(rule="never"),
+        }
+        if seen.workload == "plain":
+            update["rollout"] = RolloutConfig(max_tokens=load.max_tokens, max_code_runs=0)
+        return Solving(tools, config.model_copy(update=update), seen.dropped).work
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is seen of one measurement while it runs, and the figures that it comes to."""
+
+    workload: WorkloadName
+    concurrent: int
+    load: Load
+    model: MeteredModel
+    progress: Progress
+    dropped: Dropped = field(default_factory=Dropped)
+    sandbox: MeteredSandbox | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Received since the window began: whether it has seen more than prompts being read."""
+        return sum(
+            count
+            for call in self.model.calls
+            for instant, count in zip(call.instants, call.counts, strict=True)
+            if instant >= self.progress.begin
         )
-        solving = Solving(Tools(model, sandbox, judge), config)
-        return solving.work, solving.useful
+
+    def figures(self, machine_seen: Machine) -> Figures:
+        """Raises `HopelessError` where nothing came at all."""
+        progress, calls = self.progress, self.model.calls
+        window = (progress.begin, progress.end)
+        if machine_seen.prefix_hits is None:  # no counters to read: by what each reply said
+            hits = prefix_hits(calls, *window)
+            machine_seen = machine_seen.model_copy(update={"prefix_hits": hits})
+        figures = measure(
+            calls,
+            *window,
+            workload=self.workload,
+            concurrent=self.concurrent,
+            limit=self.load.max_tokens,
+            dropped=self.dropped.between(*window),
+        )
+        if not figures.num_tokens and not figures.num_failed:
+            raise HopelessError(
+                f"{self.workload} x{self.concurrent}: no token came in {figures.seconds:.0f} s; "
+                "is the server alive, and is anything else using its cores?"
+            )
+        update: dict[str, object] = {
+            "machine": machine_seen,
+            "num_units": sum(window[0] <= at <= window[1] for at in progress.done_at),
+        }
+        if self.sandbox is not None:
+            update["code"] = code_of(self.sandbox.cells, calls, *window)
+        if progress.num_failed and not figures.num_failed:
+            update |= {"num_failed": progress.num_failed, "failure": progress.failure}
+        return figures.model_copy(update=update)
 
 
-def _zygotes() -> int:
-    """One parent of kernels makes 50 a second."""
-    return max(1, min(4, machine.usable_cores() // 4))
+def _workers(workload: WorkloadName, concurrent: int, *, oversubscribed: bool) -> int:
+    """Problems in work at a time, so that every slot is always wanted.
 
-
-def _workers(workload: WorkloadName, concurrent: int) -> int:
-    """Problems in work at a time, so that `concurrent` streams are always wanted.
-
-    A rollout that runs code holds no stream, so there are twice as many; a tree begins with three
-    streams and goes on with nine, and so does a solver's question.
+    A tree begins with three streams and goes on with nine, and so does a solver's question. Where
+    a rollout that runs code holds no slot, there are twice as many.
     """
-    if workload == "decode":
-        return concurrent
-    return 2 * concurrent if workload == "tir" else -(-concurrent // 3)
+    if workload in ("decode", "tir"):
+        return 2 * concurrent if oversubscribed and workload == "tir" else concurrent
+    return -(-concurrent // 3)
 
 
 def setup_of(target: Target, load: Load, options: ServeOptions, prompts: str) -> Setup:
@@ -334,16 +376,22 @@ def setup_of(target: Target, load: Load, options: ServeOptions, prompts: str) ->
         tensor_parallel=options.tensor_parallel,
         presets=options.presets,
         flags=options.extra,
-        gpus=tuple(card.name for card in gpu.cards()),
+        gpus=tuple(card.name for card in target.cards),
         cpu=machine.cpu_name(),
         cores=machine.usable_cores(),
         seed=load.seed,
         temperature=load.temperature,
         top_p=load.top_p,
         logprobs=load.logprobs,
+        oversubscribed=load.oversubscribed,
+        routing=load.routing,
         prompts=prompts,
         aimo2=aimo2.__version__,
     )
+
+
+Keep = Callable[[Report], None]
+"""Hears of the report so far after each measurement, so that no end of a run loses one."""
 
 
 async def run_benchmark(
@@ -353,23 +401,41 @@ async def run_benchmark(
     load: Load,
     listener: Listener,
     local_file: Callable[[str], Path],
+    keep: Keep,
+    *,
     prompts: str = "drawn",
-) -> Report:
-    """The whole run; what was finished before an interruption is returned all the same.
+    before: Report | None = None,
+) -> None:
+    """The whole run; `keep` has what is finished, whatever is raised.
 
-    Raises what `open_target` and `Bench.run` raise, where there is nothing to return.
+    `before`: a report to go on with; nothing is started where nothing is missing in it. Raises what
+    `open_target` and `Bench.run` raise, and `ConfigError` where `before` is of other conditions.
     """
-    begun = time.time()
-    async with open_target(served, model, options, listener, local_file) as target:
-        bench = Bench(target, load, listener)
-        try:
-            await bench.run()
-        except (asyncio.CancelledError, ServerError, HopelessError) as error:
-            if not bench.results:
-                raise
-            listener.notice(str(error) or "interrupted: what was finished is kept")
+    if before is not None and not load.missing(before.results):
+        keep(before.model_copy(update={"complete": True}))
+        return
+    begun = time.time() if before is None else before.begun
+    async with open_target(served, model, options, load.routing, listener, local_file) as target:
         setup = setup_of(target, load, options, prompts)
-    return Report(begun=begun, setup=setup, results=tuple(bench.results))
+        if before is not None:
+            _check_same(before.setup, setup)
+        bench = Bench(target, load, listener, () if before is None else before.results)
+
+        def on_result() -> None:
+            results = tuple(bench.results)
+            complete = not load.missing(results)
+            keep(Report(begun=begun, setup=setup, results=results, complete=complete))
+
+        await bench.run(on_result)
+
+
+def _check_same(before: Setup, now: Setup) -> None:
+    unlike = differences(before, now)
+    if unlike:
+        name, old, new = unlike[0]
+        raise ConfigError(
+            f"--resume: {name} was {old} in that report and is {new} now: give another --json"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,9 +450,14 @@ class Layout:
 
 
 def layouts(num_cards: int) -> list[Layout]:
-    """Every way to use all cards evenly with powers of two: 4 cards are 4x1, 2x2 and 1x4."""
+    """Every way to use all cards evenly with powers of two: 4 cards are 4x1, 2x2 and 1x4.
+
+    Where that has no single server, as with 6 cards, it is tried on as many as a power of two has.
+    """
     widths = [2**power for power in range(num_cards.bit_length()) if num_cards % 2**power == 0]
-    return [Layout(num_cards // width, width) for width in widths]
+    found = [Layout(num_cards // width, width) for width in widths]
+    widest = 2 ** (num_cards.bit_length() - 1)
+    return found if widest == num_cards else [*found, Layout(1, widest)]
 
 
 async def compare_layouts(
@@ -395,26 +466,41 @@ async def compare_layouts(
     load: Load,
     listener: Listener,
     local_file: Callable[[str], Path],
-    chosen: Sequence[Layout],
-) -> list[tuple[Layout, Report]]:
-    """Measure the same load under each layout; one that does not start is told and left out."""
-    measured = []
-    for layout in chosen:
-        listener.notice(f"layout: {layout}")
+    num_cards: int,
+    keep: Callable[[Layout, Report], None],
+    *,
+    prompts: str = "drawn",
+    before: Callable[[Layout], Report | None] = lambda layout: None,
+) -> None:
+    """Measure the same load under each layout of so many cards; `keep` has what is finished.
+
+    A layout that does not start or breaks off is told, and the next one is tried.
+    """
+    for layout in layouts(num_cards):
+        used = layout.replicas * layout.tensor_parallel
+        idle = f", {num_cards - used} of {num_cards} GPUs idle" if used < num_cards else ""
+        listener.notice(f"layout: {layout}{idle}")
         placed = replace(options, replicas=layout.replicas, tensor_parallel=layout.tensor_parallel)
         try:
-            report = await run_benchmark(None, model, placed, load, listener, local_file)
-        except ServerError as error:
-            listener.notice(f"layout {layout} is left out: {error}")
-            continue
-        measured.append((layout, report))
-    return measured
+            await run_benchmark(
+                None,
+                model,
+                placed,
+                load,
+                listener,
+                local_file,
+                partial(keep, layout),
+                prompts=prompts,
+                before=before(layout),
+            )
+        except Aimo2Error as error:
+            listener.notice(f"layout {layout} broke off: {error}")
 
 
-def best_layout(measured: Sequence[tuple[Layout, Report]]) -> dict[tuple[str, int], Layout]:
+def best_layout(measured: Mapping[Layout, Report]) -> dict[tuple[str, int], Layout]:
     """(workload, streams) -> the layout with the most useful tokens a second."""
     best: dict[tuple[str, int], tuple[float, Layout]] = {}
-    for layout, report in measured:
+    for layout, report in measured.items():
         for each in report.results:
             key = (each.workload, each.concurrent)
             if key not in best or each.useful_per_second > best[key][0]:

@@ -1,4 +1,4 @@
-"""What is done over and over while it is measured: decode, tir, solver, tree, independent.
+"""What is done over and over while it is measured: decode, tir, solver, plain, tree, independent.
 
 A workload is a function that works off one problem with a metered model. Knows no clock and no
 concurrency: `load` runs as many at a time as is asked for.
@@ -15,8 +15,8 @@ from aimo2.attempt import Attempt, Question, TextKind
 from aimo2.config import SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.llm import Conversation, Message, Model, Sampling
+from aimo2.prompts.families import find_family
 from aimo2.rollout import Rollout
-from aimo2.sandbox import Sandbox
 from aimo2.solver import Solver, Tools
 from aimo2.types import Problem, Trace
 
@@ -34,24 +34,17 @@ def seed_of(seed: int, problem: Problem, branch: int) -> int:
 
 
 @dataclass(slots=True)
-class Useful:
-    """Tokens that stayed in a reply, of those that were sampled; code runs on the way.
+class Dropped:
+    """Sampled tokens that did not stay in a reply, such as those behind a code block.
 
-    Times are in seconds.
+    What of a turn stays is known when it ends; `turns` are (that instant, its dropped tokens).
     """
 
-    num_sampled: float = 0.0
-    num_useful: float = 0.0
-    num_runs: int = 0
-    num_failed: int = 0
-    running: float = 0.0
-    asked: float = 0.0
-    """From asking for cells to their results."""
+    turns: list[tuple[float, float]] = field(default_factory=list)
 
-    @property
-    def share(self) -> float:
-        """1 where nothing was sampled."""
-        return self.num_useful / self.num_sampled if self.num_sampled else 1.0
+    def between(self, begin: float, end: float) -> float:
+        """Tokens of the turns that ended in a window."""
+        return sum(number for at, number in self.turns if begin <= at <= end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +56,6 @@ class Setting:
     top_p: float
     seed: int
     logprobs: bool = False
-    request_seeds: bool = False
-    """vLLM draws for each seeded request by itself: half its speed at 512 streams."""
 
     def sampling(self, seed: int, max_tokens: int, *, ignore_eos: bool) -> Sampling:
         """One call's."""
@@ -72,7 +63,7 @@ class Setting:
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=max_tokens,
-            seed=seed if self.request_seeds else None,
+            seed=seed,
             logprobs=int(self.logprobs),
             ignore_eos=ignore_eos,
         )
@@ -123,37 +114,27 @@ def tree(model: Model, setting: Setting, *, shared: bool) -> Work:
 
 @dataclass(slots=True)
 class _Watch:
-    """An `Observer` that adds up how much text came and how long code was waited for."""
+    """An `Observer` that tells, at each turn's end, how much of its text did not stay."""
 
-    useful: Useful
+    dropped: Dropped
     received: dict[int, int] = field(default_factory=dict)
-    """Rollout -> characters that it was sent."""
-    since: dict[int, float] = field(default_factory=dict)
-    """Rollout -> when it asked for the cell that it waits for."""
+    """Rollout -> characters that it was sent in its current turn."""
+    num_turns: dict[int, int] = field(default_factory=dict)
+    """Rollout -> turns that were looked at, or that its parent had."""
 
     def text(self, rollout: int, kind: TextKind, text: str) -> None:
         if kind == "sampled":
             self.received[rollout] = self.received.get(rollout, 0) + len(text)
 
     def progress(self, rollout: Attempt) -> None:
-        now = asyncio.get_running_loop().time()
-        if rollout.state == "running code":
-            self.since.setdefault(rollout.index, now)
-        elif (since := self.since.pop(rollout.index, None)) is not None:
-            self.useful.asked += now - since
-
-    def add(self, trace: Trace) -> None:
-        """An ended rollout's own turns."""
-        total, received = self.useful, self.received.get(trace.rollout, 0)
-        own = trace.turns[trace.num_shared_turns :]
-        kept = sum(len(turn.text) for turn in own)
-        total.num_sampled += trace.num_own_tokens
-        total.num_useful += trace.num_own_tokens * (min(1.0, kept / received) if received else 0.0)
-        for turn in own:
-            if turn.run is not None:
-                total.num_runs += 1
-                total.num_failed += turn.run.error is not None
-                total.running += turn.run.seconds
+        seen = self.num_turns.setdefault(rollout.index, rollout.num_shared_turns)
+        for turn in rollout.turns[seen:]:
+            received = self.received.pop(rollout.index, 0)
+            lost = max(0, received - len(turn.text))
+            if lost:
+                now = asyncio.get_running_loop().time()
+                self.dropped.turns.append((now, turn.num_tokens * lost / received))
+        self.num_turns[rollout.index] = len(rollout.turns)
 
 
 def _raise_failure(trace: Trace) -> None:
@@ -164,30 +145,32 @@ def _raise_failure(trace: Trace) -> None:
 
 @dataclass(slots=True)
 class Tir:
-    """Whole rollouts as the solver runs them: stop at code, run it, continue, to an answer.
+    """Whole rollouts as the solver runs them: stop at code, run it, continue, to an answer."""
 
-    `sandbox`: where code runs. `useful` adds up over all rollouts that ended.
-    """
-
-    model: Model
-    sandbox: Sandbox
-    canonicalise: Callable[[str], Awaitable[Canonical]]
+    tools: Tools
     config: SolveConfig
-    useful: Useful = field(default_factory=Useful)
+    dropped: Dropped = field(default_factory=Dropped)
     started: int = 0
 
     async def work(self, problem: Problem, deadline: Deadline) -> None:
         """One rollout. Raises `RuntimeError` where the model or the sandbox failed it."""
-        watch = _Watch(self.useful)
         index, self.started = self.started, self.started + 1
         question = Question(
-            problem, self.config, self.model, self.sandbox, self.canonicalise, watch
+            problem,
+            self.config,
+            self.tools.model,
+            self.tools.sandbox,
+            self._canonicalise,
+            _Watch(self.dropped),
+            model_name=self.tools.model_name,
+            family=find_family(self.tools.model_name, self.config.family),
         )
         rollout = Rollout(question, index)
         await rollout.run(deadline)
-        trace = rollout.trace()
-        _raise_failure(trace)
-        watch.add(trace)
+        _raise_failure(rollout.trace())
+
+    async def _canonicalise(self, raw: str) -> Canonical:
+        return await self.tools.judge.canonicalise(raw, self.config.answer_type, None)
 
 
 @dataclass(slots=True)
@@ -199,15 +182,14 @@ class Solving:
 
     tools: Tools
     config: SolveConfig
-    useful: Useful = field(default_factory=Useful)
+    dropped: Dropped = field(default_factory=Dropped)
 
     async def work(self, problem: Problem, deadline: Deadline) -> None:
         """One question. Raises `RuntimeError` where the model or the sandbox failed a rollout."""
-        watch = _Watch(self.useful)
+        watch = _Watch(self.dropped)
         solved = await Solver(problem, self.config, self.tools, watch).solve(deadline)
         for trace in solved.traces:
             _raise_failure(trace)
-            watch.add(trace)
 
 
 def _messages(problem: Problem) -> Sequence[Message]:

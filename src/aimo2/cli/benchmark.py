@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -29,24 +31,23 @@ from aimo2.benchmark.report import (
     table,
 )
 from aimo2.benchmark.runner import (
+    Layout,
     Load,
     WorkloadName,
     best_layout,
     compare_layouts,
-    layouts,
     run_benchmark,
 )
 from aimo2.benchmark.startup import measure_startup
 from aimo2.cli import errors
 from aimo2.cli.models import ensure_model
-from aimo2.cli.options import server_config
+from aimo2.cli.options import RoutingName, RoutingOption, server_config
 from aimo2.cli.running import run_async
-from aimo2.config import ServerConfig
-from aimo2.errors import Aimo2Error, ConfigError, DiskFullError
+from aimo2.errors import Aimo2Error, ConfigError, DiskFullError, ServerError
 from aimo2.problems import read_problems
 from aimo2.serving import gpu
 from aimo2.serving.catalogue import DEFAULT_MODEL
-from aimo2.serving.serve import ServeOptions
+from aimo2.serving.serve import ServeOptions, is_local_model
 from aimo2.types import Problem
 
 _LINE_SECONDS = 5.0
@@ -96,9 +97,14 @@ def benchmark(
     api_key_env: Annotated[
         str | None, typer.Option(help="Name of the environment variable with the API key.")
     ] = None,
+    routing: RoutingOption = RoutingName.PREFIX,
     concurrent: Annotated[
         str, typer.Option(help="Streams at the same time; a list such as 1,16,100 sweeps.")
     ] = "1",
+    oversubscribe: Annotated[
+        bool,
+        typer.Option("--oversubscribe", help="Let other rollouts stream while some run code."),
+    ] = False,
     workload: Annotated[
         str, typer.Option(help=f"Of {', '.join(get_args(WorkloadName))}; a list measures each.")
     ] = "decode",
@@ -141,7 +147,15 @@ def benchmark(
     ),
     trials: Annotated[int, typer.Option(help="For --what sandbox and startup.")] = 50,
     as_json: Annotated[
-        Path | None, typer.Option("--json", help="Write everything here.", show_default=False)
+        Path | None,
+        typer.Option("--json", help="Write everything here, as it comes.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the file of --json, if it is there.")
+    ] = False,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="A report of --json whose decode the efficiency is told against."),
     ] = None,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", help="Draw it: .png, .svg or .pdf.")
@@ -160,10 +174,12 @@ def benchmark(
         concurrent=_numbers(concurrent),
         max_tokens=_positive("--max-tokens", max_tokens),
         requests=None if requests is None else _positive("--requests", requests),
-        duration=_positive("--duration", duration or 30.0),
+        duration=30.0 if duration is None else _positive("--duration", duration),
         seed=seed,
         temperature=temperature,
         top_p=top_p,
+        oversubscribed=oversubscribe,
+        routing=routing.value,
         cell_timeout=_positive("--cell-timeout", cell_timeout),
         logprobs=logprobs,
         problems=tuple(read_problems(prompt_file)) if prompt_file else (),
@@ -176,30 +192,60 @@ def benchmark(
         concurrency=max(load.concurrent),
         threads=threads,
         presets=tuple(preset or ()),
-        extra=tuple(vllm_flags.split()),
+        extra=_split("--vllm-flags", vllm_flags),
     )
     _check_writable(as_json, plot_file)
-    served = server_config(base_url, model, api_key_env, None)
+    out = _Output(as_json, plot_file, _baseline(baseline), resume=resume)
+    if resume and as_json is None:
+        raise ConfigError("--resume needs --json: the file to go on with")
+    chosen = model or DEFAULT_MODEL.name
     console = errors.stderr_console()
-    with _Screen(console) as screen:
-        if layout is LayoutChoice.AUTO:
-            _compare_layouts(model, served, options, load, screen, as_json)
-            return
-        report = _interruptible(
-            lambda: run_benchmark(
-                served,
-                model or DEFAULT_MODEL.name,
-                options,
-                load,
-                screen,
-                lambda name: ensure_model(name, console),
-                prompt_file or "drawn",
-            )
-        )
-    _finish(report, as_json, plot_file)
-    if screen.interrupted:
-        raise typer.Exit(errors.EXIT_INTERRUPTED)
-    if any(figures.num_failed for figures in report.results):
+
+    def local_file(name: str) -> Path:
+        return ensure_model(name, console)
+
+    if layout is LayoutChoice.AUTO:
+        if base_url:
+            raise ConfigError("--layout auto starts servers of its own: leave --base-url away")
+        num_cards = _num_cards(chosen, engine)
+    spread = layout is LayoutChoice.AUTO or (not base_url and options.replicas > 1)
+    routed = RoutingName.PREFIX if spread else routing  # of our own replicas, `load` tells it
+    served = server_config(base_url, model, api_key_env, None, routed)
+    try:
+        with _Screen(console) as screen:
+            if layout is LayoutChoice.AUTO:
+                _interruptible(
+                    lambda: compare_layouts(
+                        chosen,
+                        options,
+                        load,
+                        screen,
+                        local_file,
+                        num_cards,
+                        out.keep_layout,
+                        prompts=prompt_file or "drawn",
+                        before=out.before,
+                    )
+                )
+            else:
+                _interruptible(
+                    lambda: run_benchmark(
+                        served,
+                        chosen,
+                        options,
+                        load,
+                        screen,
+                        local_file,
+                        out.keep,
+                        prompts=prompt_file or "drawn",
+                        before=out.before(None),
+                    )
+                )
+    finally:
+        out.show()
+    if not out.reports:
+        raise ServerError("no layout could be measured: the lines above say why")
+    if out.failed:
         raise typer.Exit(errors.EXIT_UNANSWERED)
 
 
@@ -217,7 +263,6 @@ class _Screen:
     """A `Listener`: a bar with speed and end estimate on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
-        self.interrupted = False
         self._console = console
         self._bar: Progress | None = None
         self._task: Any = None
@@ -310,51 +355,81 @@ def _interruptible(work: Callable[[], Any]) -> Any:
         raise KeyboardInterrupt from None
 
 
-def _compare_layouts(
-    model: str | None,
-    served: ServerConfig | None,
-    options: ServeOptions,
-    load: Load,
-    screen: _Screen,
-    as_json: Path | None,
-) -> None:
-    cards = gpu.cards()
-    if served is not None:
-        raise ConfigError("--layout auto starts servers of its own: leave --base-url away")
-    if len(cards) < 2:
+def _num_cards(model: str, engine: EngineChoice) -> int:
+    """GPUs to share out. Raises `ConfigError` where there is nothing to compare."""
+    found = len(gpu.cards())
+    if found < 2:
         raise ConfigError(
-            f"--layout auto needs two or more GPUs, and {len(cards)} "
-            f"{'is' if len(cards) == 1 else 'are'} here: measure one with --replicas 1"
+            f"--layout auto needs two or more GPUs, and {found} "
+            f"{'is' if found == 1 else 'are'} here: measure one with --replicas 1"
         )
-    measured = _interruptible(
-        lambda: compare_layouts(
-            model or DEFAULT_MODEL.name,
-            options,
-            load,
-            screen,
-            lambda name: ensure_model(name, screen._console),
-            layouts(len(cards)),
+    if engine is EngineChoice.LLAMA_CPP or (engine is EngineChoice.AUTO and is_local_model(model)):
+        raise ConfigError(
+            f"--layout auto shares out GPUs among vLLM servers, and {model} runs on llama.cpp: "
+            "give another --model, a hub name or a folder"
         )
-    )
-    for layout, report in measured:
-        print(f"{layout}:")
-        _show(report)
-        if as_json is not None:
-            name = f"{as_json.stem}-{layout.replicas}x{layout.tensor_parallel}{as_json.suffix}"
-            _write(as_json.with_name(name), report.model_dump_json(indent=1))
-    for (workload, streams), layout in best_layout(measured).items():
-        print(f"best for {workload} x{streams}: {layout}")
+    return found
 
 
-def _finish(report: Report, as_json: Path | None, plot_file: Path | None) -> None:
-    _show(report)
-    if as_json is not None:
-        _write(as_json, report.model_dump_json(indent=1))
-    if plot_file is not None:
-        plot(report, plot_file)
+@dataclass(slots=True)
+class _Output:
+    """What becomes of the reports: to files as they come, to the terminal at the end.
+
+    A report stands under its layout, or under `None` where only one is measured.
+    """
+
+    json: Path | None
+    plot: Path | None
+    baseline: Report | None
+    resume: bool
+    reports: dict[Layout | None, Report] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether any request did."""
+        return any(each.num_failed for report in self.reports.values() for each in report.results)
+
+    def keep(self, report: Report) -> None:
+        """The report so far."""
+        self._keep(None, report)
+
+    def keep_layout(self, layout: Layout, report: Report) -> None:
+        """A layout's report so far."""
+        self._keep(layout, report)
+
+    def _keep(self, layout: Layout | None, report: Report) -> None:
+        self.reports[layout] = report
+        if self.json is not None:
+            _write(_of_layout(self.json, layout), report.model_dump_json(indent=1))
+
+    def before(self, layout: Layout | None) -> Report | None:
+        """What there is already to go on with. Raises `InputError` for a file that is no report."""
+        if self.json is None or not self.resume:
+            return None
+        path = _of_layout(self.json, layout)
+        return load_report(path) if path.exists() else None
+
+    def show(self) -> None:
+        """Print everything, and draw it."""
+        for layout, report in self.reports.items():
+            if layout is not None:
+                print(f"{layout}:")
+            _show(report, self.baseline)
+            if self.plot is not None:
+                plot(report, _of_layout(self.plot, layout))
+        measured = {each: report for each, report in self.reports.items() if each is not None}
+        for (workload, streams), layout in best_layout(measured).items():
+            print(f"best for {workload} x{streams}: {layout}")
 
 
-def _show(report: Report) -> None:
+def _of_layout(path: Path, layout: Layout | None) -> Path:
+    """`a.json` of 4 replicas over 2 cards each is `a-4x2.json`."""
+    if layout is None:
+        return path
+    return path.with_name(f"{path.stem}-{layout.replicas}x{layout.tensor_parallel}{path.suffix}")
+
+
+def _show(report: Report, baseline: Report | None) -> None:
     console = Console()
     setup = report.setup
     where = ", ".join(setup.gpus) or f"{setup.cores} cores ({setup.cpu})"
@@ -363,11 +438,13 @@ def _show(report: Report) -> None:
         console.print(table(report.results))
     else:
         print("\n".join(plain_lines(report.results)))
-    for line in efficiencies(report.results):
+    for line in efficiencies(report, baseline):
         print(line)
     for figures in report.results:
         if figures.num_failed:
             print(f"{figures.workload} x{figures.concurrent} failed: {figures.failure}")
+    if not report.complete:
+        print("not complete: --resume with the same --json measures what is missing")
 
 
 def _small(what: What, trials: int, as_json: Path | None) -> None:
@@ -398,8 +475,11 @@ def _summary(name: str, values: Sequence[float]) -> tuple[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
+    """At once or not at all: what was there before survives a kill."""
+    beside = path.with_name(path.name + ".part")
     try:
-        path.write_text(text + "\n")
+        beside.write_text(text + "\n")
+        beside.replace(path)
     except OSError as error:
         raise DiskFullError(f"cannot write {path}: {error.strerror}; give another file") from error
 
@@ -409,6 +489,24 @@ def _check_writable(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and not os.access(path.absolute().parent, os.W_OK):
             raise ConfigError(f"{path} cannot be written: make its folder, or give another file")
+
+
+def _baseline(path: Path | None) -> Report | None:
+    """The report of --baseline. Raises `InputError` for another file, `ConfigError` for others."""
+    if path is None:
+        return None
+    report = load_report(path)
+    if all(each.workload != "decode" for each in report.results):
+        raise ConfigError(f"--baseline {path} has no decode: measure --workload decode first")
+    return report
+
+
+def _split(flag: str, text: str) -> tuple[str, ...]:
+    """As a shell does, so that JSON and blanks can be quoted."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise ConfigError(f"{flag} {text}: {error}; close the quotes") from error
 
 
 def _workloads(text: str) -> tuple[WorkloadName, ...]:

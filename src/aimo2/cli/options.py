@@ -14,6 +14,13 @@ from aimo2.config import EngineConfig, ServerConfig
 from aimo2.errors import ConfigError
 
 
+class RoutingName(StrEnum):
+    """Which of several servers a request goes to."""
+
+    PREFIX = "prefix"
+    LOAD = "load"
+
+
 class SandboxLevelName(StrEnum):
     """What the sandbox must be able to close off."""
 
@@ -31,6 +38,13 @@ BaseUrlOption = Annotated[
         "--base-url",
         help="Use this OpenAI-compatible server, such as http://host/v1. May be given again:"
         " replicas of one model.",
+    ),
+]
+RoutingOption = Annotated[
+    RoutingName,
+    typer.Option(
+        "--routing",
+        help="With several --base-url: to the server that has the prefix, or by load alone.",
     ),
 ]
 ApiKeyEnvOption = Annotated[
@@ -111,6 +125,7 @@ class EngineFlags:
 
     model: ModelOption = None
     base_url: BaseUrlOption = None
+    routing: RoutingOption = RoutingName.PREFIX
     api_key_env: ApiKeyEnvOption = None
     chat_template: ChatTemplateOption = None
     threads: ThreadsOption = None
@@ -124,7 +139,7 @@ class EngineFlags:
         try:
             return EngineConfig(
                 server=server_config(
-                    self.base_url, self.model, self.api_key_env, self.chat_template
+                    self.base_url, self.model, self.api_key_env, self.chat_template, self.routing
                 ),
                 reasoner=seconds.reasoning() if seconds else None,
                 verifier=seconds.verifying() if seconds else None,
@@ -179,9 +194,15 @@ def second_server(
 
 
 def server_config(
-    base_urls: Sequence[str] | None, model: str | None, key_env: str | None, template: str | None
+    base_urls: Sequence[str] | None,
+    model: str | None,
+    key_env: str | None,
+    template: str | None,
+    routing: RoutingName = RoutingName.PREFIX,
 ) -> ServerConfig | None:
     """What the flags say of somebody's server; `None` without one. Raises `ConfigError`."""
+    if routing is not RoutingName.PREFIX and len(base_urls or ()) < 2:
+        raise ConfigError(f"--routing {routing.value} needs two or more --base-url to route over")
     if not base_urls:
         if template is not None:
             raise ConfigError("--chat-template needs --base-url: the local engine has its own")
@@ -193,6 +214,7 @@ def server_config(
     return ServerConfig(
         base_url=base_urls[0],
         more_urls=tuple(base_urls[1:]),
+        routing=routing.value,
         model=model,
         api_key_env=key_env,
         chat_template=template,

@@ -10,6 +10,7 @@ Whether a lost one is back is found out beside the streams, with a token of our 
 """
 
 import asyncio
+import itertools
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
@@ -57,7 +58,8 @@ class RoutedModel:
     """A `Model` over replicas that all serve the same model; an asynchronous context manager.
 
     `labels`: names for people, such as base URLs. `notify` hears one line when a replica is lost
-    or back. `patience`: seconds to wait where every replica is lost.
+    or back. `patience`: seconds to wait where every replica is lost. `by_prefix`: whether it counts
+    what a replica has cached; else each stream goes to the shortest queue, to equal ones in turn.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class RoutedModel:
         *,
         notify: Callable[[str], None] = lambda line: None,
         patience: float = _PATIENCE,
+        by_prefix: bool = True,
     ) -> None:
         if not replicas or len(replicas) != len(labels):
             raise ValueError(f"{len(replicas)} replicas and {len(labels)} labels")
@@ -78,6 +81,8 @@ class RoutedModel:
         self._one_is_back = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._by_prefix = by_prefix
+        self._turns = itertools.count()
 
     async def __aenter__(self) -> Self:
         return self
@@ -221,11 +226,11 @@ class RoutedModel:
             usable = {i: seat for i, seat in alive.items() if seat not in tries.avoided}
             if usable:
                 candidates = [
-                    Candidate(i, seat.load, seat.prefixes.cached(numbers))
+                    Candidate(i, seat.load, self._cached(seat, numbers))
                     for i, seat in usable.items()
                 ]
-                start = numbers[0] if numbers else hash(_text(conversation))
-                return self._sit(self._seats[choose(candidates, start)], numbers)
+                chosen = choose(candidates, self._tie(conversation, numbers))
+                return self._sit(self._seats[chosen], numbers)
             if alive:
                 await tries.again(deadline)
             else:
@@ -240,6 +245,15 @@ class RoutedModel:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(min(give_up, deadline.at)):
                 await self._one_is_back.wait()
+
+    def _cached(self, seat: Seat, numbers: Sequence[int]) -> int:
+        return seat.prefixes.cached(numbers) if self._by_prefix else 0
+
+    def _tie(self, conversation: Conversation, numbers: Sequence[int]) -> int:
+        """What decides between equal replicas: the prompt's start, or whose turn it is."""
+        if not self._by_prefix:
+            return next(self._turns)
+        return numbers[0] if numbers else hash(_text(conversation))
 
     def _sit(self, seat: Seat, numbers: Sequence[int]) -> Seat:
         seat.load += 1

@@ -2,11 +2,13 @@
 
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 _CARDS = "index,name,memory.total,memory.free,compute_cap,uuid"
 _USAGE = "index,memory.used,utilization.gpu"
+_SERVING_MIB = 1024
+"""A card on which nobody has so much does not serve a language model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """All visible cards together. `busy`: mean share of time with work, between 0 and 1."""
+    """Some cards together. `busy`: mean share of time with any work at all, between 0 and 1."""
 
     used_mib: int
     busy: float
@@ -46,11 +48,17 @@ def cards(timeout: float = 10.0) -> tuple[Card, ...]:
     return visible(parse_cards(_query(_CARDS, timeout)), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def usage(timeout: float = 5.0) -> Usage | None:
-    """What the visible cards do now; `None` where there are none. Blocks for some milliseconds."""
-    rows = parse_usage(_query(_USAGE, timeout))
-    allowed = _indices(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    seen = [row for row in rows if allowed is None or row[0] in allowed]
+def occupied(found: Iterable[Card]) -> tuple[Card, ...]:
+    """Those of the cards that hold something as large as a model."""
+    return tuple(card for card in found if card.total_mib - card.free_mib >= _SERVING_MIB)
+
+
+def usage(indices: Collection[int], timeout: float = 5.0) -> Usage | None:
+    """What the cards of these indices do now; `None` where there are none.
+
+    Blocks for some milliseconds.
+    """
+    seen = [row for row in parse_usage(_query(_USAGE, timeout)) if row[0] in indices]
     if not seen:
         return None
     return Usage(sum(row[1] for row in seen), sum(row[2] for row in seen) / len(seen) / 100)
@@ -81,14 +89,6 @@ def _rows(listing: str, width: int) -> Iterable[Sequence[str]]:
         row = [cell.strip() for cell in line.split(",")]
         if len(row) == width:
             yield row
-
-
-def _indices(wanted: str | None) -> set[int] | None:
-    """Indices that the variable allows; `None`: all, also where it names cards by their UUID."""
-    if wanted is None:
-        return None
-    parts = [part.strip() for part in wanted.split(",") if part.strip()]
-    return {int(part) for part in parts} if all(part.isdigit() for part in parts) else None
 
 
 def visible(found: Sequence[Card], wanted: str | None) -> tuple[Card, ...]:

@@ -53,11 +53,13 @@ class Running:
 
     `endpoints()`: (base URL, key) of each replica now; a restart may move one. `failures()`: why
     replicas are gone for good, one line each. `slots`: streams that the engine takes at once.
+    `cards`: the GPUs that it runs on, where it does and they were chosen here.
     """
 
     engine: EngineName
     servers: tuple[LlamaServer, ...]
     slots: int
+    cards: tuple[Card, ...] = ()
 
     def endpoints(self) -> tuple[tuple[str, str | None], ...]:
         """Of every replica, dead ones included."""
@@ -135,11 +137,14 @@ def _freedom(card: Card) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Fleet:
-    """Servers to be started. `slots`: as in `Running`. `at_once`: that may start side by side."""
+    """Servers to be started. `slots`, `cards`: as in `Running`. `at_once`: that may start side by
+    side.
+    """
 
     servers: Sequence[LlamaServer]
     slots: int
     at_once: int
+    cards: tuple[Card, ...] = ()
 
 
 @asynccontextmanager
@@ -172,7 +177,7 @@ async def serve(
         fleet = _llama_servers(model, options, notify, local_file)
     async with AsyncExitStack() as stack:
         await _start_all(fleet, stack)
-        yield Running(engine, tuple(fleet.servers), fleet.slots)
+        yield Running(engine, tuple(fleet.servers), fleet.slots, fleet.cards)
 
 
 async def _start_all(fleet: _Fleet, stack: AsyncExitStack) -> None:
@@ -239,7 +244,8 @@ def _vllm_servers(
         for index, (config, group) in enumerate(zip(configs, groups, strict=True))
     ]
     slots = sum(map(vllm.num_sequences, configs, groups))
-    return _Fleet(servers, slots, len(groups) if sharing == 1 else apart)
+    used = tuple(dict.fromkeys(card for group in groups for card in group))
+    return _Fleet(servers, slots, len(groups) if sharing == 1 else apart, used)
 
 
 def _llama_servers(
