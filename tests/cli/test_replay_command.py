@@ -95,6 +95,15 @@ def half_of(samples: Path) -> set[str]:
     return {each.problem_id for each in split(read_samples([samples]).problems)[0]}
 
 
+def test_what_is_not_known_is_null_in_json(samples: Path, tmp_path: Path) -> None:
+    one = str(write(tmp_path / "one.jsonl", [row("p", "7"), row("p", "7")]))
+    for args in (("replay", one, "--policy", "majority"), ("calibrate", str(samples))):
+        text = ran(*args, "--json")
+        json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    policies = json.loads(ran("replay", one, "--policy", "majority", "--json"))["policies"]
+    assert policies[1]["accuracy"] == {"value": 1.0, "low": None, "high": None}
+
+
 def test_a_fitted_model_can_be_stored_and_used(samples: Path, tmp_path: Path) -> None:
     model, plot = tmp_path / "c.toml", tmp_path / "c.png"
     text = ran("calibrate", str(samples), "-o", str(model), "--plot", str(plot))

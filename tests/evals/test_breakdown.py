@@ -88,6 +88,7 @@ def test_failed_cells_stand_by_their_cause(run: LoadedRun) -> None:
     assert (name.cause, name.figures) == ("name", RepairFigures(6, 5, 3))
     assert (name.repaired.value, syntax.repaired.value) == (0.5, 1.0)
     assert name.repaired.low < 0.5 < name.repaired.high
+    assert math.isnan(syntax.repaired.low)  # Only one problem has such cells.
 
 
 def test_every_failed_cell_has_a_cause(run: LoadedRun) -> None:

@@ -21,6 +21,7 @@ from aimo2.evals.calibration import (
     plot,
     reliability,
 )
+from aimo2.evals.figures import plain
 from aimo2.evals.replay_report import with_interval
 from aimo2.journal import RecordFile
 
@@ -65,7 +66,8 @@ def calibrate(
             names = ", ".join(path.name for path in traces)
             file.append(as_config(model, f"{lines(model, found)[0][:-1]}: {names}"))
     if as_json:
-        print(json.dumps({"calibration": model.model_dump(), "held_out": asdict(found)}, indent=1))
+        report = {"calibration": model.model_dump(), "held_out": asdict(found)}
+        print(json.dumps(plain(report), indent=1))
         return
     for line in lines(model, found):
         print(line)

@@ -19,6 +19,7 @@ from aimo2.cli import errors
 from aimo2.config import Calibration
 from aimo2.errors import ConfigError, InputError
 from aimo2.evals.calibration import cross_fit, fit, read_calibration
+from aimo2.evals.figures import plain
 from aimo2.evals.recorded import Recorded, ReplayedProblem, read_samples
 from aimo2.evals.replay import DEFAULT_THROUGHPUT, Throughput, fit_throughput
 from aimo2.evals.replay_measure import Replayed, Summary, choose, measure, split, summarise
@@ -286,7 +287,7 @@ def _show(report: dict[str, Any], as_json: bool, plot_file: Path | None) -> None
         shown = tables[0][1]
         plot(results, shown if len(shown) <= 6 else shown[:1], plot_file)
     if as_json:
-        print(json.dumps(report, indent=1))
+        print(json.dumps(plain(report), indent=1))
         return
     console = Console(soft_wrap=False)
     for title, summaries in tables:
