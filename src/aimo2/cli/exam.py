@@ -17,9 +17,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from aimo2 import engine
 from aimo2.attempt import Observer
-from aimo2.cli import choice, errors, flags, options
-from aimo2.cli.durations import clock_text, parse_duration
+from aimo2.cli import errors, flags, options
+from aimo2.cli.durations import clock_text
 from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
+from aimo2.cli.exam_flags import ExamFlags
 from aimo2.cli.exam_practice import learn_command, simulate_command
 from aimo2.cli.grouped import grouped
 from aimo2.cli.models import with_model
@@ -27,8 +28,7 @@ from aimo2.cli.running import run_async, say
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import Aimo2Error, ConfigError, InputError, SetupError
-from aimo2.exam import Exam, ExamConfig, ExamFolder, exam_history, load_competition
-from aimo2.exam.lessons import read_lessons
+from aimo2.exam import Exam, ExamConfig, ExamFolder, exam_history
 from aimo2.exam.report import write_report
 from aimo2.exam.submission import score, submission, write_submission
 from aimo2.policy.budget import Lessons
@@ -59,15 +59,6 @@ class OrderName(StrEnum):
     RANDOM = "random"
 
 
-class PolicyName(StrEnum):
-    """How the seconds are shared out."""
-
-    EVEN = "even"
-    BANK = "bank"
-    CLAMP = "clamp"
-    VALUE = "value"
-
-
 @app.command()
 @grouped
 def run(
@@ -78,29 +69,9 @@ def run(
     competition: Annotated[
         str, typer.Option(help="aimo2, aimo3, timing, custom, or a .toml file with the rules.")
     ] = "custom",
-    limit: Annotated[str | None, typer.Option(help="Of the whole exam, such as 5h or 30m.")] = None,
-    reserve: Annotated[
-        str | None, typer.Option(help="Part of the limit that is never planned with.")
-    ] = None,
-    per_question: Annotated[
-        str | None, typer.Option(help="Hard limit of a question, such as 30m; never passed.")
-    ] = None,
     order: Annotated[OrderName, typer.Option(help="Of the problems.")] = OrderName.GIVEN,
-    policy: Annotated[PolicyName | None, typer.Option(help="How the time is shared out.")] = None,
-    lessons: Annotated[
-        Path | None,
-        typer.Option(help="Of value: a file of `aimo2 exam learn`; else what comes with aimo2."),
-    ] = None,
-    base: Annotated[str | None, typer.Option(help="Of bank and clamp: a question's base.")] = None,
-    draw: Annotated[
-        str | None, typer.Option(help="Of bank: what a question may draw at the most.")
-    ] = None,
-    high: Annotated[
-        str | None, typer.Option(help="Of clamp: what a question gets at the most.")
-    ] = None,
-    rollouts: flags.Rollouts = None,
-    concurrency: flags.Concurrency = None,
     *,
+    exam_flags: ExamFlags,
     engine_flags: options.EngineFlags,
     second_flags: options.SecondFlags,
     solve_flags: flags.SolveFlags,
@@ -112,28 +83,9 @@ def run(
     2 bad input or set-up, 130 interrupted; `aimo2 exam resume` goes on after that.
     """
     problems = read_problems(file)
-    rules = load_competition(
-        competition,
-        num_problems=len(problems),
-        limit=_seconds(limit, "--limit"),
-        reserve=_seconds(reserve, "--reserve"),
-        per_question=_seconds(per_question, "--per-question"),
-        modulus=solve_flags.modulus,
-        budget={
-            "policy": policy.value if policy else None,
-            "base": _seconds(base, "--base"),
-            "draw": _seconds(draw, "--draw"),
-            "high": _seconds(high, "--high"),
-        },
-    )
+    rules = exam_flags.rules(competition, modulus=solve_flags.modulus, num_problems=len(problems))
     engine_config = engine_flags.config(seconds=second_flags)
-    more = {
-        "rollouts": rollouts,
-        "concurrency": concurrency,
-        "answer_type": rules.answer_type,
-        "modulus": rules.modulus,
-    }
-    solve_config = choice.chosen(engine_config, solve_flags, more)
+    solve_config = exam_flags.solving(engine_config, solve_flags, rules)
     if order is OrderName.RANDOM:
         random.Random(solve_config.seed).shuffle(problems)
     path = out or Path(time.strftime("exam-%Y%m%d-%H%M%S"))
@@ -143,7 +95,7 @@ def run(
                 f"{path} holds an exam already; go on with it by `aimo2 exam resume {path}`,"
                 " or give another folder"
             )
-        learned = read_lessons(lessons) if lessons is not None else None
+        learned = exam_flags.learned()
         setup = _Setup(rules, solve_config, engine_config, engine_flags.model, problems, learned)
         raise typer.Exit(_conduct(setup, folder))
 
@@ -179,10 +131,6 @@ def report(
     target = out or folder / "report.html"
     write_report(exam_history(folder), target)
     print(target)
-
-
-def _seconds(text: str | None, flag: str) -> float | None:
-    return None if text is None else parse_duration(text, flag)
 
 
 @dataclass(frozen=True, slots=True)

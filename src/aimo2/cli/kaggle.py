@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aimo2 import engine
-from aimo2.cli import choice, errors, flags, options
+from aimo2.cli import errors, flags, options
 from aimo2.cli.bundle import bundle, dry_run
 from aimo2.cli.durations import clock_text, parse_duration
-from aimo2.cli.exam import PolicyName
 from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
+from aimo2.cli.exam_flags import ExamFlags, seconds
 from aimo2.cli.grouped import grouped
 from aimo2.cli.models import with_model
 from aimo2.cli.running import run_async
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.errors import ConfigError, GatewayError
-from aimo2.exam import Exam, ExamConfig, ExamFolder, load_competition
-from aimo2.exam.lessons import read_lessons
+from aimo2.exam import Exam, ExamConfig, ExamFolder
 from aimo2.policy.budget import Lessons
 from aimo2.problems import read_problems
 from aimo2.types import Problem
@@ -84,22 +83,8 @@ def serve(
     competition: Annotated[
         str, typer.Option(help="Its rules: aimo2, aimo3, timing, custom, or a .toml file.")
     ] = "aimo3",
-    limit: Annotated[
-        str | None, typer.Option(help="The whole exam's time, such as 5h or 4h57m.")
-    ] = None,
-    reserve: Annotated[
-        str | None, typer.Option(help="Part of the limit that is never planned with.")
-    ] = None,
-    per_question: Annotated[
-        str | None, typer.Option(help="The gateway's limit an answer, such as 30m; never passed.")
-    ] = None,
     num_problems: Annotated[
         int | None, typer.Option("--problems", help="How many there will be.")
-    ] = None,
-    policy: Annotated[PolicyName | None, typer.Option(help="How the time is shared out.")] = None,
-    lessons: Annotated[
-        Path | None,
-        typer.Option(help="Of value: a file of `aimo2 exam learn`; else what comes with aimo2."),
     ] = None,
     sleep: Annotated[
         str | None, typer.Option(help="Sleep so long and answer 0, instead of solving.")
@@ -123,9 +108,8 @@ def serve(
         typer.Option(help="Address to listen on; all where the real gateway calls, else local."),
     ] = None,
     port: PortOption = 50051,
-    rollouts: flags.Rollouts = None,
-    concurrency: flags.Concurrency = None,
     *,
+    exam_flags: ExamFlags,
     engine_flags: options.EngineFlags,
     second_flags: options.SecondFlags,
     solve_flags: flags.SolveFlags,
@@ -134,27 +118,17 @@ def serve(
 
     Whatever happens, every problem gets an answer within its limit: the best guess at the worst.
     """
-    rules = load_competition(
+    rules = exam_flags.rules(
         competition,
-        limit=_seconds(limit, "--limit"),
-        reserve=_seconds(reserve, "--reserve"),
-        per_question=_seconds(per_question, "--per-question"),
-        num_problems=num_problems,
-        sleep=_seconds(sleep, "--sleep"),
         modulus=solve_flags.modulus,
-        budget={"policy": policy.value if policy else None},
+        num_problems=num_problems,
+        sleep=seconds(sleep, "--sleep"),
     )
     if elapsed is not None and elapsed < 0:
         raise ConfigError(f"--elapsed {elapsed:g}: give 0 or more seconds")
     engine_config = engine_flags.config(seconds=second_flags)
-    more = {
-        "rollouts": rollouts,
-        "concurrency": concurrency,
-        "answer_type": rules.answer_type,
-        "modulus": rules.modulus,
-    }
-    config = choice.chosen(engine_config, solve_flags, more)
-    learned = read_lessons(lessons) if lessons is not None else None
+    config = exam_flags.solving(engine_config, solve_flags, rules)
+    learned = exam_flags.learned()
     if rules.sleep is None:
         engine_config = with_model(engine_config, engine_flags.model, errors.stderr_console())
     service = _Service(rules, engine_config, config, out, elapsed, load, host, port, learned)
@@ -270,10 +244,6 @@ class _Service:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, interrupted)
         loop.add_signal_handler(signal.SIGTERM, stopped.set)
-
-
-def _seconds(text: str | None, flag: str) -> float | None:
-    return None if text is None else parse_duration(text, flag)
 
 
 @app.command()
