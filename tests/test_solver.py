@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aimo2.config import SalvageConfig
+from aimo2.config import SalvageConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ModelUnavailable
 from aimo2.llm import Conversation, Sampling
@@ -13,7 +13,7 @@ from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.sandbox import CellResult
 from aimo2.sandbox.fake import FakeKernel, FakeSandbox
 from aimo2.solver import Solver, Tools
-from aimo2.types import Problem, StopReason
+from aimo2.types import Outcome, Problem, StopReason
 from tests.scripted import (
     PROBLEM,
     HangingJudge,
@@ -214,15 +214,29 @@ def test_an_expression_that_is_guessed_votes_once() -> None:
     assert run.solved.outcome.votes == {"7": 0.1}
 
 
+class SlowToClose(FakeKernel):
+    async def close(self) -> None:
+        await asyncio.sleep(60)
+
+
+class Sticky(FakeSandbox):
+    """Its kernels are left to it rather than awaited."""
+
+    async def create(self) -> FakeKernel:
+        return SlowToClose(self.script)
+
+
+def solve_stickily(scripted: ScriptedModel, asked: SolveConfig, seconds: float) -> Outcome:
+    async def main() -> Outcome:
+        async with InstantJudge() as judge:
+            tools = Tools(scripted, Sticky(execute), judge)
+            solved = await Solver(PROBLEM, asked, tools, Recorder()).solve(Deadline.after(seconds))
+            return solved.outcome
+
+    return run_virtual(main())
+
+
 def test_an_answer_counts_though_its_kernel_does_not_close_in_time() -> None:
-    class Slow(FakeKernel):
-        async def close(self) -> None:
-            await asyncio.sleep(60)
-
-    class Sticky(FakeSandbox):
-        async def create(self) -> FakeKernel:
-            return Slow(self.script)
-
     def script(conversation: Conversation, sampling: Sampling) -> list[Step]:
         if conversation.reply.endswith("\\boxed{"):
             return ["5}"]
@@ -230,18 +244,27 @@ def test_an_answer_counts_though_its_kernel_does_not_close_in_time() -> None:
             return ["On and", Delay(1e6)]
         return ["1\n```\n"] if "```python" in conversation.reply else boxed(7, 1)
 
-    async def main() -> None:
-        async with InstantJudge() as judge:
-            tools = Tools(ScriptedModel(script), Sticky(execute), judge)
-            asked = config(
-                openings=("code", "plain"), num_rollouts=2, concurrency=2, salvage=SalvageConfig()
-            )
-            solver = Solver(PROBLEM, asked, tools, Recorder())
-            solved = await solver.solve(Deadline.after(3))
-            assert solved.outcome.num_code_runs == 1
-            assert solved.outcome.votes == {"7": 1.0, "5": 0.5}
+    asked = config(
+        openings=("code", "plain"), num_rollouts=2, concurrency=2, salvage=SalvageConfig()
+    )
+    outcome = solve_stickily(ScriptedModel(script), asked, 3)
+    assert outcome.num_code_runs == 1
+    assert outcome.votes == {"7": 1.0, "5": 0.5}
 
-    run_virtual(main())
+
+def test_nothing_is_unassailable_while_votes_are_under_way() -> None:
+    """Two have answered and close their kernels when the third votes."""
+
+    def script(conversation: Conversation, sampling: Sampling) -> list[Step]:
+        if "```output" in conversation.reply:
+            return boxed(5, 0.1)
+        return ["1\n```\n"] if "```python" in conversation.reply else boxed(7, 1)
+
+    asked = config(
+        openings=("code", "code", "plain"), num_rollouts=3, concurrency=3, stop="unassailable"
+    )
+    outcome = solve_stickily(ScriptedModel(script), asked, 60)
+    assert (outcome.answer, outcome.votes) == ("5", {"5": 2.0, "7": 1.0})
 
 
 def test_openings_are_taken_in_turn() -> None:

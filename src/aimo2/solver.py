@@ -305,12 +305,22 @@ class Solver:
         reason = stopped(
             self._config.stop,
             self._ballot.votes,
-            tree.running,
+            self._still_to_vote(tree),
             self._config.num_rollouts,
             self._config.weigh,
         )
         if reason is not None:
             self._stop(self._winding or reason)
+
+    def _still_to_vote(self, tree: Tree) -> int:
+        """Rollouts that may yet vote: also those that have an answer, and whose vote is under way."""
+        counted = {vote.rollout for vote in self._ballot.votes}
+        return tree.running + sum(
+            rollout.stop_reason is not None
+            and rollout.answer is not None
+            and rollout.index not in counted
+            for rollout in tree.rollouts
+        )
 
     async def _canonicalise(self, raw: str) -> Canonical:
         return await self._tools.judge.canonicalise(
