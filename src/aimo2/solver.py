@@ -313,7 +313,7 @@ class Solver:
             self._stop(self._winding or reason)
 
     def _still_to_vote(self, tree: Tree) -> int:
-        """Rollouts that may yet vote: also those that have an answer, and whose vote is under way."""
+        """Rollouts that may yet vote, and those that have answered and are not counted yet."""
         counted = {vote.rollout for vote in self._ballot.votes}
         return tree.running + sum(
             rollout.stop_reason is not None
