@@ -215,6 +215,8 @@ def test_flags_reach_the_configuration(run: Run, sums: str) -> None:
     assert config.solve.answer_type == "int"
     assert self_concurrency(run) == 7
     assert "answers that are right" in run.out
+    spent = sum(one.num_sampled_tokens for one in read_run(Path("r")).outcomes.values())
+    assert f"right, {spent:,} tokens" in run.err
 
 
 def self_concurrency(run: Run) -> int:

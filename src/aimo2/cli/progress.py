@@ -46,7 +46,7 @@ class _Counts:
         self._began = clock()
         self.score = Score()
         self.total = self.before = self.samples = self.problems = self.problems_total = 0
-        self.tokens_before = 0
+        self.tokens_before = self.solved_tokens = 0
         self.solving = False
         self.right = self.graded = 0
         self.tracker: Tracker | None = None
@@ -61,12 +61,17 @@ class _Counts:
         for outcome in store.outcomes.values():
             self._end(outcome)
         self.before = self.done
-        self.tokens_before = self.score.tokens
+        self.tokens_before = self.tokens
         self._began = self._clock()
 
     @property
     def done(self) -> int:
         return self.problems if self.solving else self.samples
+
+    @property
+    def tokens(self) -> int:
+        """Sampled so far; a question's include its verifier's, so they count when it is done."""
+        return self.solved_tokens if self.solving else self.score.tokens
 
     def _count(self, sample: Sample) -> None:
         self.samples += 1
@@ -74,6 +79,7 @@ class _Counts:
 
     def _end(self, outcome: Outcome) -> None:
         self.problems += 1
+        self.solved_tokens += outcome.num_sampled_tokens
         if outcome.correct is not None:
             self.graded += 1
             self.right += outcome.correct
@@ -94,8 +100,8 @@ class _Counts:
             parts.append(f"pass@1 {percent(*accuracy)}")
         if self.graded:
             parts.append(f"answers {self.right}/{self.graded} right")
-        rate = (self.score.tokens - self.tokens_before) / seconds if seconds > 1 else 0.0
-        parts.append(f"{self.score.tokens:,} tokens ({rate:,.0f}/s)")
+        rate = (self.tokens - self.tokens_before) / seconds if seconds > 1 else 0.0
+        parts.append(f"{self.tokens:,} tokens ({rate:,.0f}/s)")
         fresh = self.done - self.before
         if fresh and self.done < self.total:
             parts.append(f"about {spoken(seconds / fresh * (self.total - self.done))} left")
