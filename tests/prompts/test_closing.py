@@ -1,7 +1,7 @@
 """Thinking is closed and answers are forced without touching what the model wrote."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aimo2.answers import extract
@@ -49,6 +49,7 @@ def test_closing_leaves_neither_thinking_nor_code_open(reply: str, family: Famil
     assert close_thinking(closed, family) == ""
 
 
+@example("\n```python\n<|channel|>analysis<|message|><|end|>", OSS, "int")
 @given(PIECES, st.sampled_from([R1, OSS, QWEN]), st.sampled_from(KINDS))
 def test_a_forced_answer_can_be_read_whatever_came_before(
     reply: str, family: Family, kind: AnswerType

@@ -43,7 +43,7 @@ def close_thinking(reply: str, family: Family = UNKNOWN, *, lead: bool = True) -
         return fence
     close = style_of(family).close
     begun = _overlap(reply, close)
-    if begun and close[:begun].strip():
+    if begun and close[:begun].strip() and not fence:  # inside a code block it is no mark
         return close[begun:]
     said = f"{_break(reply + fence)}{_CLOSE_LEAD[_language(reply)]}" if lead else ""
     text = fence + said
