@@ -170,10 +170,8 @@ class RoutedModel:
                     await seat.model.connect(deadline)
                 finally:
                     limits.remove(limit)
-        except (ModelUnavailable, DeadlinePassed) as error:
-            self._lose(seat, str(error))
-        except TimeoutError:
-            self._lose(seat, "it does not answer")
+        except (ModelUnavailable, DeadlinePassed, TimeoutError) as error:
+            self._lose(seat, _spoken(error))
         else:
             soon = deadline.within(_LATECOMER).at
             for other in limits:
@@ -304,7 +302,7 @@ class RoutedModel:
             except RequestRejected:
                 return  # an answer
             except (ModelError, ConfigError) as error:
-                why = f"{why}: {error}"
+                why = f"{why}: {_spoken(error)}"
             if seat.silence(loop.time()) < silence:
                 return
         self._lose(seat, why)
@@ -341,7 +339,7 @@ class RoutedModel:
                     async for _ in chunks:
                         pass
             except (ModelError, ConfigError) as error:
-                seat.why = str(error)
+                seat.why = _spoken(error)
             else:
                 self._welcome(seat)
 
@@ -392,6 +390,11 @@ class _Tries:
         await asyncio.sleep(self.pause)
         self.pause = min(_LONGEST_PAUSE, 2 * self.pause)
         self.avoided.clear()
+
+
+def _spoken(error: Exception) -> str:
+    """Why a replica is not used; a deadline of ours is none that a user could move."""
+    return "it does not answer" if isinstance(error, (DeadlinePassed, TimeoutError)) else str(error)
 
 
 def _text(conversation: Conversation) -> str:

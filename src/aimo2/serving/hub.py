@@ -168,7 +168,7 @@ def pull_repository(name: str) -> Pulled:
             ignore_patterns=list(doubles),
             endpoint=constants.ENDPOINT,
         )
-        _record(Path(folder), revision or "main", info.sha or "")
+        _record(Path(folder), revision or "main", info.sha)
     except HFValidationError as error:
         raise InputError(f"{name} is no hub name: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -178,11 +178,11 @@ def pull_repository(name: str) -> Pulled:
     return Pulled(Path(folder), info.sha or "")
 
 
-def _record(folder: Path, revision: str, commit: str) -> None:
+def _record(folder: Path, revision: str, commit: str | None) -> None:
     """Note in the hub's cache what a revision meant: a snapshot that was fetched by its commit is
     found by its commit only, and without the hub `main` would be unknown.
     """
-    if revision != commit:
+    if commit is not None and revision != commit:
         note = folder.parent.parent / "refs" / revision
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(commit)
