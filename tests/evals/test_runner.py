@@ -262,6 +262,23 @@ def test_a_question_that_its_votes_decided_is_not_solved_again(tmp_path: Path) -
     assert exam.heard.notices == []
 
 
+def test_a_question_whose_verifier_was_lost_is_solved_again(tmp_path: Path) -> None:
+    comparisons = itertools.count()
+
+    def script(conversation: Conversation, sampling: Sampling) -> Iterable[Step]:
+        if "## Solutions" not in str(conversation.messages):
+            return [f"It is $\\boxed{{{(sampling.seed or 0) % 5}}}$."]
+        return [ModelUnavailable("reset")] if next(comparisons) == 0 else ["So \\boxed{1}."]
+
+    exam = Exam(tmp_path, 1)
+    exam.model = ScriptedModel(script)
+    solving: dict[str, Any] = {"stop": {"rule": "window"}, "verify": {"comparisons": 2}}
+    store = exam.run(mode="solve", samples=8, **solving)
+    assert store.outcomes["s0"].stop_reason == "window"
+    assert exam.heard.notices[0] == "the server is away (reset); waiting for it"
+    assert next(comparisons) == 4
+
+
 def forcing(first: list[Step]) -> Callable[[Conversation, Sampling], Iterable[Step]]:
     """Talks without end; what it answers when it is made to: `first` the first time, then 7."""
     forced = itertools.count()

@@ -42,6 +42,9 @@ def test_concurrency_may_change_between_parts_of_a_run_of_samples(tmp_path: Path
     data = sums(tmp_path)
     one, other = run_config(data, concurrency=1), run_config(data, concurrency=9)
     assert differences(one, other) == []
+    voted = run_config(data, stop="never", verify={"comparisons": 4})
+    solve = voted.solve.model_copy(update={"max_tokens": 9_000})
+    assert differences(one, voted.model_copy(update={"solve": solve})) == []
     solving = [run_config(data, mode="solve", concurrency=n) for n in (1, 9)]
     assert [name for name, _, _ in differences(*solving)] == ["solve.concurrency"]
 

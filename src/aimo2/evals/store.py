@@ -461,7 +461,8 @@ def differences(there: RunConfig, here: RunConfig) -> list[tuple[str, str, str]]
     ignored = {"solve.num_rollouts"}
     if here.mode == "samples":
         # Independent samples: how many run at once and when a vote would end changes nothing.
-        ignored |= {"solve.concurrency"}
+        ignored |= {"solve.concurrency", "solve.max_tokens"}
+        ignored |= {name for name in new if name.startswith(("solve.stop.", "solve.verify."))}
     if here.model is None:
         ignored.add("model")
     if there.engine is None or here.engine is None:
