@@ -3,13 +3,15 @@ import pytest
 from aimo2 import prompts
 from aimo2.answers import Canonical
 from aimo2.attempt import derive_seed
-from aimo2.config import SamplingConfig
+from aimo2.config import SalvageConfig, SamplingConfig
 from aimo2.errors import ContextFull, ModelUnavailable, SandboxError
 from aimo2.llm import Chunk
 from aimo2.llm.fake import Delay
+from aimo2.prompts.families import families
 from aimo2.sandbox import CellResult
 from aimo2.types import ErrorKind
 from tests.scripted import Ran, config, execute, model, run_rollout
+from tests.virtual import run_virtual
 
 CODE = "I compute.\n```python\nx = 6 * 7\nprint(x)\n```\n"
 
@@ -292,6 +294,32 @@ def test_seeds_differ_by_rollout_and_turn_and_repeat_by_seed() -> None:
 def test_an_answer_out_of_thinking_does_not_end_the_rollout() -> None:
     ran = run_rollout(model("<think>\nmaybe \\boxed{7}\nno\n</think>\n\\boxed{42}\n"), config())
     assert ran.trace.answer == "42"
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "</think>\n\nThe answer is 42.",
+        "</think>\n\n\\[\n\\boxed{\n42\n}\n\\]\n",
+        "</think>\\boxed{42}\n",
+    ],
+)
+def test_the_answer_is_what_stands_behind_the_thinking(behind: str) -> None:
+    family = families()["qwen3"]
+    scripted = model("Perhaps \\boxed{12}? No.\n" + behind)
+    trace = run_rollout(scripted, config(), family=family).trace
+    assert (trace.stop_reason, trace.answer) == ("answered", "42")
+
+
+def test_a_box_in_thinking_that_was_cut_off_is_no_answer_and_one_is_forced() -> None:
+    cut = [Chunk("Perhaps \\boxed{12}? No, that is not", 9, (), "length")]
+    settings = config(max_tokens=9, salvage=SalvageConfig())
+    trace = run_rollout(model(cut, "42}"), settings, family=families()["qwen3"]).trace
+    assert (trace.stop_reason, trace.answer, trace.answer_source) == ("salvaged", "42", "forced")
+    lost = run_rollout(model(cut), config(max_tokens=9), family=families()["qwen3"])
+    assert (lost.trace.stop_reason, lost.trace.answer) == ("max_tokens", None)
+    run_virtual(lost.rollout.guess())
+    assert (lost.rollout.trace().answer, lost.rollout.trace().answer_source) == ("12", "guessed")
 
 
 def test_canonical_form_comes_from_the_caller() -> None:

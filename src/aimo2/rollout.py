@@ -300,7 +300,13 @@ class Rollout(Attempt):
     def _boxes_at(self, length: int) -> bool:
         """Whether the turn's first `length` characters hold an answer."""
         assert self._current is not None
-        return extract(self._current.text[: max(0, length)]) is not None
+        inside = prompts.is_thinking(self._reply, self._question.family)
+        return self._said(self._current.text[: max(0, length)], inside=inside) is not None
+
+    def _said(self, text: str, *, inside: bool = False) -> Extracted | None:
+        """The answer in `text`; a box in the thinking is none, it is only considered there."""
+        said = prompts.outside_thinking(text, self._question.family, inside=inside)
+        return extract(said)
 
     async def _act(self, ending: _Ending | None) -> RolloutStop | None:
         """What follows from how the call ended; a stop reason, or `None` to go on."""
@@ -331,7 +337,7 @@ class Rollout(Attempt):
 
     async def _check_answer(self) -> RolloutStop | None:
         """A boxed answer ends the rollout if it is usable; otherwise the model goes on."""
-        await self._read_answer(extract(self._reply))
+        await self._read_answer(self._said(self._reply))
         return None if self.answer is None else "answered"
 
     async def _run_code(self, block: CodeBlock) -> RolloutStop | None:
@@ -387,7 +393,7 @@ class Rollout(Attempt):
             self.finish(stop)
             return
         await self._read_answer(self.offered)
-        await self._read_answer(extract(self._reply))
+        await self._read_answer(self._said(self._reply))
         forcing = self._question.config.salvage.enabled and stop not in _NOT_FORCED
         if self.answer is None and forcing and self.has_text:
             forced = await self._force_answer(stop)
@@ -446,9 +452,13 @@ class Rollout(Attempt):
         return Extracted(lines[-1].strip(), "output")
 
     async def guess(self) -> None:
-        """A last resort where no rollout has answered: take the last number that it mentions."""
+        """A last resort where no rollout has answered: what it considered in its thinking, or the
+        last number that it mentions.
+        """
         if self.has_text and self.stop_reason != "unsure":
-            await self._read_answer(extract(self._reply))
+            await self._read_answer(self._said(self._reply))
+            if (considered := extract(self._sampled_text())) is not None:
+                await self._read_answer(Extracted(considered.raw, "guessed"))
             await self._read_answer(salvage.guess(self._sampled_text(), self.last_good_output))
 
     async def fork(

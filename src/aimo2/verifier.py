@@ -85,7 +85,8 @@ class Verifier:
                 asked = Conversation(messages, reply)
                 said = await self._sample(asked, seed, self.config.max_tokens, deadline, spent)
                 reply += said
-                pick = chosen(extract_boxed(self._answer_part(reply)), shown)
+                said = prompts.outside_thinking(reply, self.family)
+                pick = chosen(extract_boxed(said), shown)
                 if pick is not None:
                     return pick
                 reply += prompts.answer_prefix(reply, self.family, "int")
@@ -95,12 +96,6 @@ class Verifier:
             return None
         found = salvage.forced(said).answer
         return chosen(found.raw if found else None, shown)
-
-    def _answer_part(self, reply: str) -> str:
-        """What follows the thinking; nothing where that has not ended."""
-        if prompts.is_thinking(reply, self.family):
-            return ""
-        return reply[prompts.thinking_end(reply, self.family) or 0 :]
 
     async def _sample(
         self, asked: Conversation, seed: int, max_tokens: int, deadline: Deadline, spent: list[int]

@@ -12,6 +12,7 @@ from aimo2.prompts.closing import (
     close_thinking,
     go_on_thinking,
     is_thinking,
+    outside_thinking,
     thinking_end,
 )
 from aimo2.prompts.families import UNKNOWN, Family, families
@@ -122,3 +123,32 @@ def test_the_channels_whole_switch_is_cut_off() -> None:
     text = "<|channel|>analysis<|message|>x = 3"
     at = thinking_end(text + "<|end|><|start|>assistant<|channel|>final<|message|>3", OSS)
     assert at == len(text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("<think>a</think>b", "b"),
+        ("<think>a", ""),
+        ("a</think>b", "b"),  # the prompt has begun it
+        ("a<think>b</think>c<think>d", "a c"),
+        ("<think>a</think>b</think>c", "b c"),
+        ("a", "a"),
+    ],
+)
+def test_what_stands_outside_the_thinking_is_said(reply: str, said: str) -> None:
+    assert outside_thinking(reply, R1).split() == said.split()
+
+
+def test_a_text_that_begins_inside_thinking_says_what_follows_it() -> None:
+    assert outside_thinking("a</think>b", R1, inside=True) == "b"
+    assert outside_thinking("a", R1, inside=True) == ""
+    analysis = "<|channel|>analysis<|message|>"
+    final = "<|end|><|start|>assistant<|channel|>final<|message|>"
+    assert outside_thinking(f"{analysis}a<|end|>{analysis}b{final}c", OSS).strip() == "c"
+
+
+@given(PIECES, st.sampled_from([R1, OSS, QWEN, UNKNOWN]))
+def test_nothing_is_said_at_the_end_of_a_reply_that_thinks(reply: str, family: Family) -> None:
+    said = outside_thinking(reply + "last", family).endswith("last")
+    assert said is not is_thinking(reply, family)

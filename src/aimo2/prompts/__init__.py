@@ -10,6 +10,7 @@ from aimo2.prompts.closing import (
     close_thinking,
     go_on_thinking,
     is_thinking,
+    outside_thinking,
     thinking_end,
 )
 from aimo2.prompts.families import FENCE, UNKNOWN, Family, Thinking, families, find_family
@@ -42,6 +43,7 @@ __all__ = [
     "line",
     "nudge",
     "openings",
+    "outside_thinking",
     "parse_mix",
     "read_openings",
     "start",

@@ -32,6 +32,24 @@ def is_thinking(reply: str, family: Family = UNKNOWN) -> bool:
     return reply.rfind(style.begins) > reply.rfind(style.ends)
 
 
+def outside_thinking(reply: str, family: Family = UNKNOWN, *, inside: bool = False) -> str:
+    """What stands outside the reply's thinking: what the model says, not what it considers.
+
+    `inside`: whether the text begins inside thinking. What stands before a first mark that ends
+    thinking was thought, too: the prompt has begun it.
+    """
+    style = style_of(family)
+    said: list[str] = []
+    position = 0
+    for mark in re.finditer(f"{re.escape(style.begins)}|{re.escape(style.ends)}", reply):
+        begun = position == 0 and mark[0] == style.ends
+        if not inside and not begun:
+            said.append(reply[position : mark.start()])
+        inside = mark[0] == style.begins
+        position = mark.end()
+    return "\n".join(said if inside else [*said, reply[position:]])
+
+
 def close_thinking(reply: str, family: Family = UNKNOWN, *, lead: bool = True) -> str:
     """What ends the reply's thinking; empty where it does not think.
 
