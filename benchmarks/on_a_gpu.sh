@@ -95,14 +95,14 @@ vllm_bench() { # STREAMS
     --endpoint /v1/completions --model "$name" --tokenizer "${MODEL:-$name}" \
     --dataset-name random --random-input-len 160 --random-output-len "$TOKENS" --ignore-eos \
     --temperature 0.7 --top-p 1 --num-prompts $((6 * $1)) --max-concurrency "$1" \
-    --save-result --result-dir "$OUT" --result-filename "$file.part" | tee "$OUT/vllm-$1.txt"
-  mv "$OUT/$file.part" "$OUT/$file"
+    --save-result --result-dir "$OUT" --result-filename "$file.part" | tee "$OUT/vllm-$1.txt" &&
+    mv "$OUT/$file.part" "$OUT/$file" || say "vllm bench serve failed at $1 streams"
 }
 
 raw() {
   local streams
   bench_at_url raw --seed 0 --workload decode --concurrent "$STREAMS"
-  if "$PYTHON" -c "import vllm" 2>/dev/null; then
+  if "$PYTHON" -c "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"; then
     for streams in ${STREAMS//,/ }; do [ "$streams" -lt 100 ] || vllm_bench "$streams"; done
   else
     say "skipped: vllm bench serve, as $PYTHON has no vLLM (AIMO2_VLLM_PYTHON names another one)"
@@ -159,17 +159,19 @@ evaluate() { # NAME FLAG...
   local name=$1 set
   shift
   for set in $SETS; do
+    [ ! -e "$OUT/$set-$name.done" ] || continue
+    need_url
     $AIMO2 eval "$set" --mode solve --base-url "$URL" --out "$OUT/$set-$name" --samples "$K" \
       --concurrency "$MANY" --max-tokens "$EVAL_TOKENS" --seed 0 ${LIMIT:+--limit "$LIMIT" --draw} "$@"
     [ "$name" = plain ] || $AIMO2 compare "$OUT/$set-plain" "$OUT/$set-$name" |
       tee "$OUT/$set-$name.txt"
+    touch "$OUT/$set-$name.done"
   done
 }
 
 policies() {
   local set rule policy
   local plain=(--branch independent --weigh count --stop never --no-salvage --openings code:3,plain)
-  need_url
   evaluate plain "${plain[@]}"
   evaluate reasoning "${plain[@]}" --openings plain --no-code
   evaluate default

@@ -170,6 +170,7 @@ def test_a_sweep_tells_engine_from_load() -> None:
     limits = [each.limit for each in judged(sweep, 512)]
     assert limits == ["load", "load", "engine", "engine", "engine"]
     assert judged(sweep[:2], 512)[1].limit == "load"
+    assert [each.limit for each in judged([sweep[1], sweep[4]], 512)] == ["load", "engine"]
     assert judged(sweep, 512)[0].why == "16 streams gave 20.77 times the tokens of 1"
     other = sweep[1].model_copy(update={"workload": "tir"})
     assert judged([sweep[0], other], 512)[0].limit == "unknown"

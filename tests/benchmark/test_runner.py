@@ -372,7 +372,7 @@ def compared(
 ) -> tuple[dict[Layout, Report], Notes]:
     """`compare_layouts`, cancelled after so many seconds."""
     with_replicas(monkeypatch, make)
-    load = Load(concurrent=(1, 64), max_tokens=20, duration=10.0)
+    load = Load(concurrent=(1, 64), max_tokens=20, duration=4.0)
     notes, reports = Notes(), dict[Layout, Report]()
 
     async def main() -> None:
@@ -420,7 +420,7 @@ def test_an_error_of_another_kind_costs_no_other_layout(monkeypatch: pytest.Monk
 
 
 def test_an_interruption_starts_no_other_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports, notes = compared(monkeypatch, 4, seconds=15)
+    reports, notes = compared(monkeypatch, 4, seconds=8)
     assert [(layout, streams(report)) for layout, report in reports.items()] == [
         (Layout(4, 1), [1])
     ]

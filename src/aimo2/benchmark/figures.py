@@ -247,9 +247,10 @@ _BUSY_CORE, _LONG_STALL = 0.5, 0.1
 _IDLE_GPU = 0.8
 _QUEUE = 0.1
 """Of the streams: a few requests wait for the engine's next step at any time."""
+_MORE = 1.25
+"""So many times the tokens, at least, with more streams: these were not the most that there is."""
 _GROWING = 0.5
-"""Tokens grow as streams to this power, at least, where more streams are worth it: 1 is in
-proportion, 0 is not at all."""
+"""Tokens that have grown as streams to this power, at least, will grow on: 1 is in proportion."""
 
 
 def limiting(
@@ -273,7 +274,7 @@ def limiting(
     if code is not None and code.share > 0.5:
         return "sandbox", f"code took {code.share:.0%} of the rollouts' time"
     if (machine.most_waiting or 0) > _QUEUE * figures.concurrent:
-        return "engine", f"up to {machine.most_waiting} requests waited in the server"
+        return "engine", f"requests waited in the server, up to {machine.most_waiting}"
     if slots is not None and figures.concurrent > slots:
         return "engine", f"the server has {slots} slots for {figures.concurrent} streams"
     if machine.gpu_busy is not None and machine.gpu_busy < _IDLE_GPU:
@@ -300,13 +301,12 @@ def _grown(figures: Figures, others: Iterable[Figures]) -> tuple[Limit, str]:
         default=None,
     )
     low, high = (figures, more) if more is not None else (fewer, figures)
-    if low is None or not figures.num_tokens:
+    if low is None or high is None or not figures.num_tokens:
         return "unknown", "engine or load: a sweep of --concurrent tells"
-    assert high is not None
     times = high.tokens_per_second / low.tokens_per_second
-    power = math.log(times) / math.log(high.concurrent / low.concurrent)
+    enough = _MORE if more is not None else (high.concurrent / low.concurrent) ** _GROWING
     said = f"{high.concurrent} streams gave {times:.2f} times the tokens of {low.concurrent}"
-    return ("load" if power >= _GROWING else "engine"), said
+    return ("load" if times >= enough else "engine"), said
 
 
 def judged(results: Sequence[Figures], slots: int | None) -> tuple[Figures, ...]:
