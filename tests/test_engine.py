@@ -2,17 +2,26 @@
 
 import asyncio
 from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aimo2 import engine
-from aimo2.config import EngineConfig, SamplingConfig, ServerConfig, SolveConfig, VerifyConfig
+from aimo2.config import (
+    EngineConfig,
+    LocalServerConfig,
+    SamplingConfig,
+    ServerConfig,
+    SolveConfig,
+    VerifyConfig,
+)
 from aimo2.deadline import NEVER, Deadline
 from aimo2.engine import open_engine, open_served
-from aimo2.errors import ModelUnavailable
+from aimo2.errors import ModelUnavailable, ServerError
 from aimo2.llm import Conversation, Message, Sampling
 from aimo2.llm.router import RoutedModel
+from aimo2.serving.llama_cpp import LlamaServer
 from aimo2.solver import Solved, Solver
 from aimo2.types import Problem
 from tests.llm.fake_server import REPLY, Break, FakeServer, Knobs
@@ -125,6 +134,28 @@ def test_what_the_configuration_says_of_sampling_reaches_the_server() -> None:
     (asked,) = server.completions
     assert asked.body["top_k"] == 7
     assert "seed" in asked.body
+
+
+@pytest.mark.parametrize(("given", "waited"), [(900.0, 900.0), (20.0, 180.0), (None, 180.0)])
+def test_a_server_of_ours_may_take_the_time_that_is_given_to_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: float | None, waited: float
+) -> None:
+    timeouts: list[float] = []
+
+    def refused(config: LocalServerConfig, *, start_timeout: float, **rest: Any) -> LlamaServer:
+        timeouts.append(start_timeout)
+        raise ServerError("not in a test")
+
+    monkeypatch.setattr(engine, "LlamaServer", refused)
+
+    async def main() -> None:
+        config = EngineConfig(model_path=tmp_path / "x.gguf")
+        async with open_engine(config, SolveConfig(), print, Deadline.after(given)):
+            pass
+
+    with pytest.raises(ServerError, match="not in a test"):
+        asyncio.run(main())
+    assert timeouts == [pytest.approx(waited, abs=5)]
 
 
 def test_a_reasoner_that_is_not_there_is_said_at_once() -> None:

@@ -31,7 +31,7 @@ from aimo2.llm.transport import shown
 from aimo2.prompts.families import find_family
 from aimo2.sandbox.forkserver import ForkSandbox, Level
 from aimo2.scorer import make_scorer
-from aimo2.serving.llama_cpp import LlamaServer, ServerEvent
+from aimo2.serving.llama_cpp import START_SECONDS, LlamaServer, ServerEvent
 from aimo2.serving.machine import usable_cores
 from aimo2.serving.store import default_home
 from aimo2.solver import Named, Tools
@@ -175,7 +175,7 @@ async def _open_model(
 ) -> tuple[ServedModel, Callable[[], str | None]]:
     model: ServedModel
     if config.server is None:
-        server = await _start_server(config, solve, stack, notify)
+        server = await _start_server(config, solve, stack, notify, deadline)
         client = OpenAIModel(
             lambda: Endpoint(*server.endpoint()),
             on_unavailable=_patience(server),
@@ -270,6 +270,7 @@ async def _start_server(
     solve: SolveConfig,
     stack: AsyncExitStack,
     notify: Callable[[str], None],
+    deadline: Deadline,
 ) -> LlamaServer:
     if config.model_path is None:
         raise ValueError("an engine of our own needs a model_path")
@@ -280,9 +281,16 @@ async def _start_server(
         threads=config.threads,
     )
     teller = _Teller(notify)
-    return await stack.enter_async_context(
-        LlamaServer(local, on_event=teller, log_dir=default_home() / "logs", grace=_STOP_SECONDS)
+    # Whoever gives more time than a start usually takes has a reason: a slow disk, a large model.
+    patience = START_SECONDS if deadline.when() is None else deadline.remaining()
+    server = LlamaServer(
+        local,
+        on_event=teller,
+        log_dir=default_home() / "logs",
+        start_timeout=max(START_SECONDS, patience),
+        grace=_STOP_SECONDS,
     )
+    return await stack.enter_async_context(server)
 
 
 def _patience(server: LlamaServer) -> Callable[[Deadline], Awaitable[None]]:

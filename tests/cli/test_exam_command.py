@@ -15,7 +15,7 @@ from aimo2 import cli, engine
 from aimo2.answers import Judge
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
-from aimo2.errors import ServerError
+from aimo2.errors import ModelUnavailable, ServerError
 from aimo2.exam import exam_history
 from aimo2.llm.fake import Delay, ScriptedModel
 from aimo2.sandbox.fake import FakeSandbox
@@ -32,7 +32,7 @@ class Run:
         self.configs: list[tuple[EngineConfig, SolveConfig]] = []
         self.out = self.err = ""
         self.failures: list[str | None] = []
-        self.set_up_error: Exception | None = None
+        self.set_up_errors: list[Exception] = []
 
     def __call__(self, *args: object, scripted: ScriptedModel | None = None) -> int:
         chosen = model("\\boxed{42}") if scripted is None else scripted
@@ -44,8 +44,8 @@ class Run:
             notify: Callable[[str], None],
             deadline: Deadline,
         ) -> AsyncGenerator[engine.Engine, None]:
-            if self.set_up_error is not None:
-                raise self.set_up_error
+            if self.set_up_errors:
+                raise self.set_up_errors.pop(0)
             self.configs.append((config, solve_config))
             failures = iter(self.failures)
             async with FakeSandbox(execute) as sandbox, Judge() as judge:
@@ -142,14 +142,50 @@ def test_a_server_that_is_gone_for_good_is_started_anew(
     assert len(run.configs) > 1
 
 
+def test_a_standard_error_that_takes_nothing_costs_no_answer(
+    run: Run, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert run("run", problems, "--limit", "5m", "--out", tmp_path / "e") == 0
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert run.out == "a\t42\nb\t42\nc\t42\n"
+
+
+def test_a_resumed_exam_waits_for_its_server_and_burns_no_question(
+    run: Run, problems: Path, tmp_path: Path
+) -> None:
+    def hang() -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield Delay(3600)
+
+    out = tmp_path / "e"
+    scripted = model("\\boxed{42}", "\\boxed{42}", hang())
+    assert run("run", problems, "--limit", "5m", "--out", out, scripted=scripted) == 130
+    run.set_up_errors = [ModelUnavailable("nobody listens")]
+    assert run("resume", out, scripted=model("\\boxed{7}")) == 0
+    assert run.out == "b\t7\nc\t7\n"
+    assert "no engine: nobody listens" in run.err
+    resumed = next(r for r in records(out) if r["kind"] == "resumed")
+    noted = next(r for r in records(out) if r["kind"] == "noted")
+    assert noted["elapsed"] >= resumed["elapsed"] > 0  # the clock ran before the engine was there
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(line.split(" ", 1)[1]) for line in (out / "journal").read_text().splitlines()
+    ]
+
+
 def test_an_engine_that_cannot_start_begins_no_exam(
     run: Run, problems: Path, tmp_path: Path
 ) -> None:
-    run.set_up_error = ServerError("no room for the model; take a smaller one")
+    run.set_up_errors = [ServerError("no room for the model; take a smaller one")]
     out = tmp_path / "e"
     assert run("run", problems, "--limit", "5m", "--out", out) == 2
     assert "no room for the model" in run.err
-    run.set_up_error = None
     assert run("run", problems, "--limit", "5m", "--out", out) == 0
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aimo2.errors import InputError
-from aimo2.exam import Exam, ExamAnswer, ExamFolder, exam_history
+from aimo2.errors import InputError, ModelUnavailable
+from aimo2.exam import Exam, ExamAnswer, ExamFolder, Unwatched, exam_history
 from aimo2.policy.budget import BudgetConfig
 from aimo2.types import Problem
 from tests.exam.scripts import LoopClock, Script, ScriptedSolver, problems, rules
@@ -82,6 +82,74 @@ def test_a_question_that_found_no_server_is_asked_again_while_its_time_lasts() -
     assert answers[1].outcome.stop_reason == "failed"
 
 
+def test_an_engine_that_cannot_be_had_is_asked_for_again_while_the_time_lasts() -> None:
+    missing = ModelUnavailable("nobody listens")
+    solver = ScriptedSolver({"p0": Script(error=missing)})
+    exam = Exam(rules(), solver, clock=LoopClock())
+    answers = run_virtual(sit(exam, problems(2)))
+    assert answers[0].note == "ModelUnavailable: nobody listens"
+    assert 60 < answers[0].seconds <= 100
+    assert len(solver.opened) > 4
+    assert answers[1].answer == "7"
+
+
+def test_an_interruption_ends_the_wait_for_an_engine_and_leaves_the_question_open() -> None:
+    solver = ScriptedSolver({"p0": Script(error=ModelUnavailable("nobody listens"))})
+    exam = Exam(rules(), solver, clock=LoopClock())
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(31, exam.interrupt)
+        answer = await exam.answer(problems(1)[0])
+        assert answer.guessed
+        assert exam.elapsed == pytest.approx(31, abs=0.01)
+        assert not exam.answers
+        await exam.close()
+
+    run_virtual(main())
+
+
+def test_a_watcher_that_breaks_costs_no_answer() -> None:
+    class Broken(Unwatched):
+        def asked(self, problem: Problem, number: int) -> None:
+            raise ZeroDivisionError("by zero")
+
+    exam = Exam(rules(), ScriptedSolver(), watcher=Broken())
+    answers = run_virtual(sit(exam, problems(2)))
+    assert [answer.note for answer in answers] == ["ZeroDivisionError: by zero"] * 2
+
+
+def test_a_caller_that_waits_less_than_the_rules_allow_has_its_answer_in_time() -> None:
+    solver = ScriptedSolver(default=SLOW)
+    exam = Exam(rules(per_question=90.0), solver, clock=LoopClock())
+
+    async def main() -> list[ExamAnswer]:
+        answers = [await exam.answer(problem, 30.0) for problem in problems(2)]
+        await exam.close()
+        return answers
+
+    answers = run_virtual(main())
+    assert all(28 <= answer.seconds <= 30 for answer in answers)
+    assert [answer.answer for answer in answers] == ["3", "3"]
+
+
+def test_waiting_for_its_turn_is_no_part_of_a_questions_own_time() -> None:
+    solver = ScriptedSolver(default=SLOW)
+    exam = Exam(rules(limit=800.0, per_question=320.0), solver, clock=LoopClock())
+
+    async def main() -> list[ExamAnswer]:
+        answers = await asyncio.gather(*(exam.answer(problem) for problem in problems(2)))
+        await exam.close()
+        assert exam.elapsed <= 320
+        return answers
+
+    first, second = run_virtual(main())
+    assert first.started == 0
+    assert second.started == pytest.approx(200, abs=1.5)
+    assert second.answer == "3"
+    assert second.first_vote == pytest.approx(5, abs=0.6)
+    assert 118 <= second.seconds <= second.granted <= 121.5
+
+
 def test_the_same_problem_gets_the_same_answer_and_is_solved_once() -> None:
     solver = ScriptedSolver()
     exam = Exam(rules(), solver)
@@ -103,7 +171,7 @@ def test_two_callers_at_once_wait_for_each_other_and_one_problem_is_one_question
     first, second, third = run_virtual(main())
     assert first == third
     assert len(solver.opened) == 2
-    assert (first.seconds, second.seconds) == (2.0, 4.0)
+    assert (first.seconds, second.seconds) == (2.0, 2.0)
 
 
 def test_a_caller_that_hangs_up_loses_nothing() -> None:

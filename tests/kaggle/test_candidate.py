@@ -11,7 +11,8 @@ from aimo2.deadline import NEVER, Deadline
 from aimo2.engine import Engine
 from aimo2.errors import SetupError
 from aimo2.exam import Exam
-from aimo2.kaggle.candidate import EngineHolder, EngineQuestion, ExamPredictor
+from aimo2.holder import EngineHolder, EngineQuestion
+from aimo2.kaggle.candidate import ExamPredictor
 from aimo2.llm.fake import ScriptedModel
 from aimo2.sandbox.fake import FakeSandbox
 from aimo2.solver import Tools
@@ -104,13 +105,16 @@ def test_an_engine_that_is_still_opening_is_given_up_at_the_end() -> None:
     assert garage.num_opened == 0
 
 
-def test_a_failure_to_open_is_told_and_tried_again_by_the_next() -> None:
-    garage = Garage(faults=[SetupError("no model; pull it")])
+def test_a_failure_to_open_is_raised_or_told_and_tried_again_by_the_next() -> None:
+    garage = Garage(faults=[SetupError("no room"), SetupError("no model; pull it")])
     heard: list[str] = []
 
     async def use(holder: EngineHolder) -> None:
-        with pytest.raises(SetupError, match="no model"):
+        with pytest.raises(SetupError, match="no room"):
             await holder.tools()
+        assert heard == []
+        holder.start()
+        await asyncio.sleep(1)
         await holder.tools()
 
     held(garage, use, heard)
@@ -130,7 +134,7 @@ def test_an_engine_that_died_for_good_is_replaced() -> None:
 
     held(garage, use, heard)
     assert (garage.num_opened, garage.num_closed) == (2, 2)
-    assert heard == ["the server died three times; starting another"]
+    assert heard == ["the engine is started anew: the server died three times"]
 
 
 def test_a_question_waits_for_the_engine_and_is_solved() -> None:
@@ -163,11 +167,25 @@ def test_a_question_can_be_interrupted_while_it_waits_for_the_engine() -> None:
     assert held(Garage(seconds=100), use) == 5
 
 
-def test_an_exam_answers_with_a_guess_where_no_engine_can_be_had() -> None:
-    garage = Garage(faults=[SetupError("no GPU"), SetupError("no GPU")])
+def test_a_question_waits_for_a_server_that_comes_up_later() -> None:
+    garage = Garage(faults=[SetupError("cannot reach it")] * 4)
 
     async def use(holder: EngineHolder) -> None:
-        exam = Exam(rules(guess="11"), lambda problem, observer: question(holder))
+        exam = Exam(rules(), lambda problem, observer: question(holder), clock=LoopClock())
+        answer = await exam.answer(Problem(id="p0", statement="?"))
+        assert (answer.answer, answer.note) == ("42", None)
+        assert answer.seconds == pytest.approx(2 + 4 + 8 + 16, abs=1)
+        await exam.close()
+
+    held(garage, use)
+
+
+def test_an_exam_answers_with_a_guess_where_no_engine_can_be_had() -> None:
+    garage = Garage(faults=[SetupError("no GPU")] * 14)
+
+    async def use(holder: EngineHolder) -> None:
+        config = rules(guess="11")
+        exam = Exam(config, lambda problem, observer: question(holder), clock=LoopClock())
         predictor = ExamPredictor(exam)
         assert await predictor.predict(Problem(id="p0", statement="?")) == "11"
         assert await predictor.predict(Problem(id="p1", statement="?")) == "11"

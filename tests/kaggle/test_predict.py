@@ -23,7 +23,7 @@ class Scripted:
     asked: list[Problem] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
 
-    async def predict(self, problem: Problem) -> str:
+    async def predict(self, problem: Problem, within: float | None = None) -> str:
         self.asked.append(problem)
         await asyncio.sleep(self.seconds)
         if self.answer == "ZeroDivisionError":

@@ -31,7 +31,7 @@ class Gate:
         self.begun: list[str] = []
         self._answers: dict[str, asyncio.Task[str]] = {}
 
-    async def predict(self, problem: Problem) -> str:
+    async def predict(self, problem: Problem, within: float | None = None) -> str:
         if problem.id not in self._answers:
             self._answers[problem.id] = asyncio.create_task(self._solve(problem))
         return await asyncio.shield(self._answers[problem.id])

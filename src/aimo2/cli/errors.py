@@ -1,7 +1,9 @@
 """Turn what went wrong into one line and an exit code. Knows no commands."""
 
+import contextlib
 import os
 import sys
+from typing import Any, TextIO, cast
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -17,12 +19,33 @@ _FLAGS = {"num_rollouts": "--rollouts"}
 
 def stderr_console() -> Console:
     """Where everything goes that is not a result."""
-    return Console(stderr=True, soft_wrap=False)
+    return Console(file=cast(TextIO, Stderr()), soft_wrap=False)
+
+
+class Stderr:
+    """Standard error as it is at each moment. A line that it does not take is lost.
+
+    A full disk or a pipe that nobody reads any more must not end what the lines are about.
+    """
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def fail(message: str) -> int:
     """Print one line that names what was wrong; returns the exit code for it."""
-    print(f"aimo2: {message}", file=sys.stderr)
+    print(f"aimo2: {message}", file=Stderr())
     return EXIT_BAD_INPUT
 
 

@@ -1,13 +1,13 @@
 """`aimo2 exam`: a whole exam under one clock. Flags to configuration, one call, the exit code."""
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,18 +27,16 @@ from aimo2.cli.models import with_model
 from aimo2.cli.running import run_async, say
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
-from aimo2.errors import Aimo2Error, ConfigError, InputError, SetupError
+from aimo2.errors import Aimo2Error, ConfigError, InputError, ModelError, SetupError
 from aimo2.exam import Exam, ExamConfig, ExamFolder, exam_history
 from aimo2.exam.report import write_report
 from aimo2.exam.submission import score, submission, write_submission
+from aimo2.holder import START_SECONDS, EngineHolder, EngineQuestion
 from aimo2.policy.budget import Lessons
 from aimo2.problems import read_problems
-from aimo2.solver import Solver
 from aimo2.types import Problem
 
 _PROBLEMS: TypeAdapter[list[Problem]] = TypeAdapter(list[Problem])
-_START_SECONDS = 900.0
-"""How long an engine may take to start, at the most."""
 
 app = typer.Typer(
     help="Run a whole exam under one clock, one problem at a time.",
@@ -190,38 +188,6 @@ def _conduct(setup: _Setup, folder: ExamFolder) -> int:
 
 
 @dataclass(slots=True)
-class _Keeper:
-    """Keeps an engine open, and opens another where it is gone for good."""
-
-    setup: _Setup
-    notify: Callable[[str], None]
-    opened: engine.Engine | None = None
-    stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
-
-    async def ready(self, deadline: Deadline) -> engine.Engine:
-        """An engine that works, as far as one can tell. Raises what `open_engine` raises."""
-        if self.opened is not None and (failure := self.opened.failure()) is not None:
-            self.notify(f"the engine is started anew: {failure}")
-            await self.close()
-        if self.opened is None:
-            self.opened = await self.stack.enter_async_context(
-                engine.open_engine(self.setup.engine, self.setup.solve, self.notify, deadline)
-            )
-        return self.opened
-
-    def health(self) -> str | None:
-        """What is wrong with the server; `None` while nothing is."""
-        if self.setup.rules.sleep is not None:
-            return None
-        return "starting" if self.opened is None else self.opened.failure()
-
-    async def close(self) -> None:
-        """Take the engine down."""
-        self.opened = None
-        await self.stack.aclose()
-
-
-@dataclass(slots=True)
 class _Sitting:
     """One run of the command."""
 
@@ -229,7 +195,7 @@ class _Sitting:
     folder: ExamFolder
     board: Board
     exam: Exam | None = None
-    keeper: _Keeper | None = None
+    holder: EngineHolder | None = None
     interrupted: bool = False
     main: "asyncio.Task[Any] | None" = None
 
@@ -239,7 +205,11 @@ class _Sitting:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.interrupt)
-        self.keeper = _Keeper(self.setup, self.board.notice)
+        self.holder = EngineHolder(
+            self._open_engine,
+            self.board.notice,
+            seconds=min(START_SECONDS, self.setup.rules.usable),
+        )
         exam = self.exam = Exam(
             self.setup.rules,
             self._ask,
@@ -248,7 +218,7 @@ class _Sitting:
             watcher=self.board,
             setup=self.setup.dumped(),
         )
-        self.board.show(lambda: exam.status, self.keeper.health)
+        self.board.show(lambda: exam.status, self._health)
         with self.board:
             try:
                 await self._all(exam)
@@ -257,23 +227,27 @@ class _Sitting:
                     raise
             finally:
                 await exam.close()
-                await self.keeper.close()
+                await self.holder.close()
         return self._ended(exam)
 
-    def _ask(self, problem: Problem, observer: Observer) -> Solver:
-        assert self.keeper is not None
-        if self.keeper.opened is None:
-            raise SetupError("the engine is not running")
-        return Solver(problem, self.setup.solve, self.keeper.opened.tools, observer)
+    def _open_engine(self, deadline: Deadline) -> AbstractAsyncContextManager[engine.Engine]:
+        config, solve = self.setup.engine, self.setup.solve
+        return engine.open_engine(config, solve, self.board.notice, deadline)
+
+    def _ask(self, problem: Problem, observer: Observer) -> EngineQuestion:
+        assert self.holder is not None
+        return EngineQuestion(problem, observer, self.setup.solve, self.holder)
+
+    def _health(self) -> str | None:
+        assert self.holder is not None
+        return None if self.setup.rules.sleep is not None else self.holder.health()
 
     async def _all(self, exam: Exam) -> None:
-        began = time.monotonic()
-        for problem in self.setup.problems:
-            if problem.id in exam.answers:
-                continue
-            await self._ready(exam)
-            # The engine's start belongs to the exam; one that cannot start at all begins none.
-            exam.start(elapsed=time.monotonic() - began)
+        problems = [problem for problem in self.setup.problems if problem.id not in exam.answers]
+        if not problems:
+            return
+        await self._begin(exam)
+        for problem in problems:
             answer = await exam.answer(problem)
             if self.interrupted:
                 if problem.id in exam.answers:
@@ -281,21 +255,27 @@ class _Sitting:
                 return
             self._said(exam, problem.id, answer.answer)
 
-    async def _ready(self, exam: Exam) -> None:
-        """An engine before each question. Without one the first time, there is no exam."""
-        assert self.keeper is not None
-        if self.setup.rules.sleep is not None:
-            return
-        left = max(1.0, min(_START_SECONDS, exam.status.left))
-        try:
-            await self.keeper.ready(Deadline.after(left))
-        except Aimo2Error as error:
-            if not exam.answers:
-                raise
-            exam.note(f"no engine: {error}")
+    async def _begin(self, exam: Exam) -> None:
+        """Start the clock and the engine. Without one the first time, there is no exam."""
+        assert self.holder is not None
+        if self.folder.history.began is not None:
+            exam.start()
+        began = time.monotonic()
+        if self.setup.rules.sleep is None:
+            try:
+                await self.holder.tools()
+            except (SetupError, ModelError) as error:
+                if not exam.answers:
+                    raise
+                exam.note(f"no engine: {error}")
+        # The engine's start belongs to the exam; one that cannot start at all begins none.
+        exam.start(elapsed=time.monotonic() - began)
 
     def _said(self, exam: Exam, identity: str, answer: str) -> None:
-        print(f"{identity}\t{answer}", flush=True)
+        try:
+            print(f"{identity}\t{answer}", flush=True)
+        except OSError as error:
+            self.board.notice(f"the answer cannot be printed ({error.strerror}); the exam goes on")
         try:
             write_submission(self.folder.path, submission(self.setup.problems, exam.answers))
         except Aimo2Error as error:

@@ -26,12 +26,12 @@ from aimo2.cli.running import run_async
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.errors import ConfigError, GatewayError
 from aimo2.exam import Exam, ExamConfig, ExamFolder
+from aimo2.holder import EngineHolder, EngineQuestion
 from aimo2.policy.budget import Lessons
 from aimo2.problems import read_problems
 from aimo2.types import Problem
 
 if TYPE_CHECKING:  # gRPC, Arrow and polars take their time to import: only these commands need them
-    from aimo2.kaggle.candidate import EngineHolder
     from aimo2.kaggle.gateway import Reply, Score
 
 app = typer.Typer(
@@ -170,9 +170,7 @@ class _Service:
         return errors.EXIT_INTERRUPTED if self.interrupted else errors.EXIT_OK
 
     @contextlib.asynccontextmanager
-    async def _holder(self, notify: Callable[[str], None]) -> "AsyncIterator[EngineHolder]":
-        from aimo2.kaggle.candidate import EngineHolder
-
+    async def _holder(self, notify: Callable[[str], None]) -> AsyncIterator[EngineHolder]:
         holder = EngineHolder(
             lambda deadline: engine.open_engine(self.engine, self.config, notify, deadline),
             notify,
@@ -182,9 +180,7 @@ class _Service:
         finally:
             await holder.close()
 
-    def _exam(self, folder: ExamFolder | None, holder: "EngineHolder", board: Board) -> Exam:
-        from aimo2.kaggle.candidate import EngineQuestion
-
+    def _exam(self, folder: ExamFolder | None, holder: EngineHolder, board: Board) -> Exam:
         return Exam(
             self.rules,
             lambda problem, observer: EngineQuestion(problem, observer, self.config, holder),
@@ -199,7 +195,7 @@ class _Service:
         )
 
     async def _serve(
-        self, exam: Exam, holder: "EngineHolder", board: Board, stack: contextlib.AsyncExitStack
+        self, exam: Exam, holder: EngineHolder, board: Board, stack: contextlib.AsyncExitStack
     ) -> None:
         from aimo2.kaggle.calls import PREDICT
         from aimo2.kaggle.candidate import ExamPredictor

@@ -1,9 +1,10 @@
 """Run a coroutine as a command does. Knows no commands."""
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from aimo2.cli.errors import Stderr
 
 T = TypeVar("T")
 
@@ -22,4 +23,4 @@ def run_async(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def say(text: str) -> None:
     """One line for a person, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(text, file=Stderr(), flush=True)

@@ -27,15 +27,15 @@ class ExamAnswer(Value):
     number: int
     """In which place the problem was asked, from 1."""
     started: float
-    """Exam seconds gone when it was asked."""
+    """Exam seconds gone when its turn came."""
     seconds: float
-    """From being asked to the answer."""
+    """From then to the answer."""
     granted: float
     """Seconds that the policy would have let it have at the most."""
     num_votes: int = 0
     """Votes that were cast, those of an earlier process not included."""
     first_vote: float | None = None
-    """Seconds from being asked until the first of them was seen."""
+    """Seconds from its turn until the first of them was seen."""
     outcome: Outcome | None = None
     """`None` where no solver came to an end."""
     note: str | None = None

@@ -5,13 +5,14 @@ How long a question may go on is `policy.budget`'s to say; what happened is in t
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aimo2.attempt import Attempt, Observer, TextKind
 from aimo2.deadline import Deadline
-from aimo2.errors import InputError
+from aimo2.errors import InputError, ModelError, SetupError
 from aimo2.exam.clock import Clock, Stopwatch, SystemClock, elapsed_since
 from aimo2.exam.config import ExamConfig
 from aimo2.exam.folder import ExamFolder
@@ -152,10 +153,10 @@ class _Running:
     problem: Problem
     number: int
     asked_at: float
-    """Exam seconds gone when it was asked."""
+    """Exam seconds gone when its turn came."""
     ledger: Ledger
     most: float
-    """Seconds from being asked that must not be passed."""
+    """Seconds from then that must not be passed."""
     earlier: dict[str, float]
     """Votes that an earlier process had counted."""
     granted: Grant
@@ -167,6 +168,8 @@ class _Running:
     counted: dict[str, float] = field(default_factory=dict)
     written_at: float = 0.0
     stop: StopReason | None = None
+    note: str | None = None
+    """One line where something went wrong."""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -217,7 +220,7 @@ class Exam:
         self._left_behind: set[asyncio.Task[Solved]] = set()
         self._running: _Running | None = None
         self._num_tokens = 0
-        self._interrupted = False
+        self._interrupted = asyncio.Event()
 
     def start(self, elapsed: float = 0.0) -> None:
         """Start the clock; the first question does it, too. Doing it twice is allowed.
@@ -279,12 +282,12 @@ class Exam:
             running.granted,
         )
 
-    async def answer(self, problem: Problem) -> ExamAnswer:
+    async def answer(self, problem: Problem, within: float | None = None) -> ExamAnswer:
         """The answer to a problem, within its time; the same one whenever it is asked again.
 
-        Two problems at once are answered one after the other, and the second one's limit runs
-        from its call. A caller that is cancelled leaves the question going: its answer is kept
-        for the next call.
+        `within`: seconds that the caller waits at the most. Two problems at once are answered one
+        after the other: the second one's limits run from its call, its own time from its turn. A
+        caller that is cancelled leaves the question going: its answer is kept for the next call.
         """
         self.start()
         known = self._history.answers.get(problem.id)
@@ -293,7 +296,9 @@ class Exam:
             return known
         task = self._tasks.get(problem.id)
         if task is None:
-            task = asyncio.create_task(self._in_turn(problem, self.elapsed))
+            limits = [each for each in (self._config.per_question, within) if each is not None]
+            limit = min(limits, default=None)
+            task = asyncio.create_task(self._in_turn(problem, self.elapsed, limit))
             self._tasks[problem.id] = task
         return await asyncio.shield(task)
 
@@ -303,7 +308,7 @@ class Exam:
         A question that has no vote yet stays unanswered, so that a resumed exam asks it again:
         its `answer` is a guess that is not written down.
         """
-        self._interrupted = True
+        self._interrupted.set()
         if self._running is not None and self._running.question is not None:
             self._running.question.interrupt("interrupted")
 
@@ -317,23 +322,27 @@ class Exam:
         if len(self._history.answers) >= self._config.num_problems and not self._history.ended:
             self._write(Ended(**self._when()), sync=True)
 
-    async def _in_turn(self, problem: Problem, asked_at: float) -> ExamAnswer:
-        async with self._turn:
-            running = self._opened(problem, asked_at)
-            self._running = running
-            solved: Solved | None = None
-            note: str | None = None
-            try:
-                solved = await self._solved(running)
-            # The boundary of an exam: whatever went wrong, there is an answer, and the next one.
-            except Exception as error:  # noqa: BLE001
-                note = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._watcher.notice(f"[{problem.id}] {note}")
-            finally:
-                self._running = None
-            answer = self._decided(running, solved, note)
+    async def _in_turn(self, problem: Problem, called_at: float, limit: float | None) -> ExamAnswer:
+        """Answer it when its turn comes, at the most `limit` seconds after the call."""
+        try:
+            async with self._turn:
+                return await self._answered(self._opened(problem, called_at, limit))
+        finally:
             self._tasks.pop(problem.id, None)
-            return answer
+
+    async def _answered(self, running: _Running) -> ExamAnswer:
+        self._running = running
+        solved: Solved | None = None
+        try:
+            self._watcher.asked(running.problem, running.number)
+            solved = await self._solved(running)
+        # The boundary of an exam: whatever went wrong, there is an answer, and the next one.
+        except Exception as error:  # noqa: BLE001
+            running.note = _noted(error)
+            self._watcher.notice(f"[{running.problem.id}] {running.note}")
+        finally:
+            self._running = None
+        return self._decided(running, solved)
 
     def _ledger(self, left: float) -> Ledger:
         return Ledger(
@@ -344,26 +353,24 @@ class Exam:
             firsts=tuple(_first(answer) for answer in self._history.answers.values()),
         )
 
-    def _opened(self, problem: Problem, asked_at: float) -> _Running:
+    def _opened(self, problem: Problem, called_at: float, limit: float | None) -> _Running:
         """Write down that the problem was seen, and what it may take."""
-        waited = self.elapsed - asked_at
-        left = self._config.usable - self.elapsed
-        limit = self._config.per_question
-        most = max(0.0, left if limit is None else min(left, limit - waited))
+        begins = self.elapsed
+        left = self._config.usable - begins
+        most = max(0.0, left if limit is None else min(left, called_at + limit - begins))
         ledger = self._ledger(max(0.0, left))
         pace = None if self._lessons is None else Pace(self._lessons, ledger.share, ledger.firsts)
         first = grant(self._config.budget, ledger, Standing(), self._lessons, pace, most=most)
         seen = self._history.asked.get(problem.id)
         number = seen.number if seen else len(self._history.asked) + 1
         earlier = self._history.counted.get(problem.id)
-        self._watcher.asked(problem, number)
         self._write(Asked(problem=problem, number=number, granted=first.seconds, **self._when()))
         return _Running(
             problem,
             number,
-            asked_at,
+            begins,
             ledger,
-            waited + most,
+            most,
             dict(earlier[-1].weights) if earlier else {},
             first,
             pace,
@@ -372,31 +379,47 @@ class Exam:
     async def _solved(self, running: _Running) -> Solved | None:
         """Solve the problem, as long as the policy lets it; `None` where nothing was started.
 
-        A question whose every rollout failed found no server: it is asked again while its time
-        lasts, with growing pauses, because a server may come back.
+        A question that found no engine, or whose every rollout failed, is asked again while its
+        time lasts, with growing pauses, because a server may come back.
         """
         pause = _FIRST_PAUSE_SECONDS
         while True:
             began = self.elapsed
             gone = began - running.asked_at
             own = min(running.granted.seconds, running.most) - gone
-            if self._interrupted or own - _MARGIN_SECONDS < _SHORTEST_SECONDS:
+            if self._interrupted.is_set() or own - _MARGIN_SECONDS < _SHORTEST_SECONDS:
                 return None
             if self._config.sleep is not None:
-                await asyncio.sleep(min(self._config.sleep, own - _MARGIN_SECONDS))
+                await self._paused(min(self._config.sleep, own - _MARGIN_SECONDS))
                 return None
-            solved = await self._attempt(running, began, own)
+            solved, failure = await self._tried(running, began, own)
             left = own - (self.elapsed - began) - _MARGIN_SECONDS
-            failed = solved is not None and solved.outcome.stop_reason == "failed"
-            if not failed or running.weights or left < pause + _SHORTEST_SECONDS:
+            if failure is None or running.weights or left < pause + _SHORTEST_SECONDS:
                 return solved
-            assert solved is not None
-            self._watcher.notice(
-                f"[{running.problem.id}] every rollout failed ({solved.outcome.note});"
-                f" trying again in {pause:g} s"
-            )
-            await asyncio.sleep(pause)
+            self._watcher.notice(f"[{running.problem.id}] {failure}; trying again in {pause:g} s")
+            await self._paused(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _paused(self, seconds: float) -> None:
+        """Wait, unless the exam is interrupted meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._interrupted.wait()
+
+    async def _tried(
+        self, running: _Running, began: float, own: float
+    ) -> tuple[Solved | None, str | None]:
+        """One attempt; and why it failed, if another may do better."""
+        try:
+            solved = await self._attempt(running, began, own)
+        except (SetupError, ModelError) as error:
+            running.note = _noted(error)
+            return None, str(error)
+        running.note = None
+        failed = solved is not None and solved.outcome.stop_reason == "failed"
+        if solved is None or not failed:
+            return solved, None
+        return solved, f"every rollout failed ({solved.outcome.note})"
 
     async def _attempt(self, running: _Running, began: float, own: float) -> Solved | None:
         """Let a solver work for `own` seconds from `began` on, at the most."""
@@ -481,7 +504,7 @@ class Exam:
                     Live(id=running.problem.id, texts=texts, num_tokens=tokens, **self._when())
                 )
 
-    def _decided(self, running: _Running, solved: Solved | None, note: str | None) -> ExamAnswer:
+    def _decided(self, running: _Running, solved: Solved | None) -> ExamAnswer:
         """Choose the answer, and write it down before anybody hears it."""
         outcome = solved.outcome if solved else None
         best = best_answer(self._config, running.earlier, running.weights, outcome)
@@ -500,9 +523,9 @@ class Exam:
             num_votes=running.question.tally.num_votes if running.question else 0,
             first_vote=running.first_vote,
             outcome=outcome,
-            note=note,
+            note=running.note,
         )
-        if self._interrupted and best is None:
+        if self._interrupted.is_set() and best is None:
             return answer
         self._write(Answered(answer=answer, **self._when()), sync=True)
         if self._folder is not None:
@@ -560,6 +583,10 @@ def _first(answer: ExamAnswer) -> First:
     if answer.first_vote is not None:
         return First(answer.first_vote, came=True)
     return First(answer.seconds, came=answer.num_votes > 0)
+
+
+def _noted(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def merged(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:

@@ -1,170 +1,8 @@
-"""Who answers the gateway: an exam, with an engine that is opened when it is first needed.
+"""Who answers the gateway: an exam. Knows neither the protocol nor the flags."""
 
-Knows neither the protocol nor the flags.
-"""
-
-import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any
-
-from aimo2.attempt import Observer
-from aimo2.config import SolveConfig
-from aimo2.deadline import Deadline
-from aimo2.engine import Engine
-from aimo2.errors import Aimo2Error, ServerError
 from aimo2.exam import Exam
 from aimo2.exam.runner import best_answer
-from aimo2.kaggle.predict import Notify
-from aimo2.policy.vote import Tally, tally
-from aimo2.solver import Solved, Solver, Tools
-from aimo2.types import Outcome, Problem, StopReason
-
-Open = Callable[[Deadline], AbstractAsyncContextManager[Engine]]
-"""Starts an engine, by the deadline at the latest, and ends it again."""
-
-START_SECONDS = 900.0
-"""How long the competition lets a server take to start; an engine that takes longer is lost."""
-
-
-class EngineHolder:
-    """Opens an engine once, for whoever wants it first, and again after it has died for good.
-
-    A failure to open is told, raised to those who wait, and tried again by the next.
-    """
-
-    def __init__(self, open_engine: Open, notify: Notify) -> None:
-        self._open = open_engine
-        self._notify = notify
-        self._owner: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[Engine] | None = None
-        self._closing = asyncio.Event()
-
-    def start(self) -> None:
-        """Begin to open it, unless it is open or being opened."""
-        if self._ready is not None and not self._lost(self._ready):
-            return
-        self._ready = asyncio.get_running_loop().create_future()
-        before, self._closing = (self._owner, self._closing), asyncio.Event()
-        before[1].set()
-        self._owner = asyncio.create_task(self._own(before[0], self._ready, self._closing))
-
-    async def tools(self) -> Tools:
-        """The open engine's tools. Raises `Aimo2Error` where it cannot be opened."""
-        self.start()
-        assert self._ready is not None
-        # Shielded: the opening goes on for the next question if this one's time is over.
-        return (await asyncio.shield(self._ready)).tools
-
-    def health(self) -> str | None:
-        """What is wrong with it now; `None` while nothing is."""
-        ready = self._ready
-        if ready is None:
-            return "not loaded yet"
-        if not ready.done():
-            return "starting"
-        if ready.cancelled():
-            return "closed"
-        return str(ready.exception()) if ready.exception() else ready.result().failure()
-
-    async def close(self) -> None:
-        """End it, and await its end."""
-        self._closing.set()
-        owner, ready = self._owner, self._ready
-        if owner is None or ready is None:
-            return
-        if not ready.done():
-            owner.cancel()
-        await asyncio.wait([owner])
-
-    async def _own(
-        self,
-        before: "asyncio.Task[None] | None",
-        ready: "asyncio.Future[Engine]",
-        closing: asyncio.Event,
-    ) -> None:
-        """The task in which the engine is opened and closed: its parts must see one task only."""
-        try:
-            if before is not None:
-                await asyncio.wait([before])
-            async with self._open(Deadline.after(START_SECONDS)) as engine:
-                ready.set_result(engine)
-                await closing.wait()
-        except Aimo2Error as error:
-            self._notify(str(error))
-            if not ready.done():
-                ready.set_exception(error)
-                ready.exception()  # told already, whether or not somebody waits
-        finally:
-            ready.cancel()
-
-    def _lost(self, ready: "asyncio.Future[Engine]") -> bool:
-        if not ready.done():
-            return False
-        if ready.cancelled() or ready.exception() is not None:
-            return True
-        failure = ready.result().failure()
-        if failure is not None:
-            self._notify(f"{failure}; starting another")
-        return failure is not None
-
-
-class EngineQuestion:
-    """One problem: waits for the engine, then is solved by it. A `Question` of the exam."""
-
-    def __init__(
-        self, problem: Problem, observer: Observer, config: SolveConfig, holder: EngineHolder
-    ) -> None:
-        self._problem = problem
-        self._observer = observer
-        self._config = config
-        self._holder = holder
-        self._solver: Solver | None = None
-        self._ended: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
-
-    @property
-    def tally(self) -> Tally:
-        """The votes so far."""
-        return tally(()) if self._solver is None else self._solver.tally
-
-    def interrupt(self, reason: StopReason) -> None:
-        """End it now; the votes so far decide."""
-        if self._solver is not None:
-            self._solver.interrupt(reason)
-        elif not self._ended.done():
-            self._ended.set_result(reason)
-
-    async def solve(self, deadline: Deadline) -> Solved:
-        """Run to the end, by `deadline` at the latest. Raises `ServerError` without an engine."""
-        tools = asyncio.ensure_future(self._holder.tools())
-        left = None if deadline.when() is None else deadline.remaining()
-        awaited: set[asyncio.Future[Any]] = {tools, self._ended}
-        await asyncio.wait(awaited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        if not tools.done():
-            tools.cancel()
-            return self._nothing(self._ended.result() if self._ended.done() else "deadline")
-        try:
-            ready = tools.result()
-        except asyncio.CancelledError as error:
-            raise ServerError("the engine was closed") from error
-        self._solver = Solver(self._problem, self._config, ready, self._observer)
-        if self._ended.done():
-            self._solver.interrupt(self._ended.result())
-        return await self._solver.solve(deadline)
-
-    def _nothing(self, reason: StopReason) -> Solved:
-        outcome = Outcome(
-            id=self._problem.id,
-            answer=None,
-            votes={},
-            stop_reason=reason,
-            num_rollouts=0,
-            num_sampled_tokens=0,
-            num_code_runs=0,
-            seconds=0.0,
-            note="the engine was not ready in time",
-        )
-        return Solved(outcome, ())
+from aimo2.types import Problem
 
 
 class ExamPredictor:
@@ -173,9 +11,9 @@ class ExamPredictor:
     def __init__(self, exam: Exam) -> None:
         self._exam = exam
 
-    async def predict(self, problem: Problem) -> str:
+    async def predict(self, problem: Problem, within: float | None = None) -> str:
         """The exam's answer."""
-        return (await self._exam.answer(problem)).answer
+        return (await self._exam.answer(problem, within)).answer
 
     def best(self, problem: Problem) -> str:
         """What the votes say now, if it is this problem that is being solved."""

@@ -24,8 +24,8 @@ _MARGIN_SECONDS = 0.5
 class Predictor(Protocol):
     """Who answers problems. It is asked the same problem again by a client that came back."""
 
-    async def predict(self, problem: Problem) -> str:
-        """The answer. A caller that is cancelled leaves the question going."""
+    async def predict(self, problem: Problem, within: float | None = None) -> str:
+        """The answer, `within` so many seconds. A cancelled caller leaves the question going."""
         ...
 
     def best(self, problem: Problem) -> str:
@@ -70,7 +70,7 @@ class PredictEndpoint:
         """One row's answer, with an equal share of the time; the time saved is the next one's."""
         problem = Problem(id=problem_id(row), statement=row.statement)
         left = None if deadline.when() is None else deadline.remaining() / num_left
-        going = asyncio.ensure_future(self._predictor.predict(problem))
+        going = asyncio.ensure_future(self._predictor.predict(problem, left))
         self._going.add(going)
         going.add_done_callback(self._ended)
         done, _ = await asyncio.wait({going}, timeout=left)
