@@ -120,7 +120,8 @@ async def open_engine(
             judge,
             isolation.active,
             model_name=model.name,
-            verifier=None if verifier is None else Named(verifier, verifier.name),
+            opens_thinking=model.features.opens_thinking,
+            verifier=None if verifier is None else _named(verifier),
             scorer=scorer,
         )
         yield Engine(tools if reasoner is None else _handed_over(tools, reasoner, solve), failure)
@@ -145,14 +146,20 @@ async def _second(
 
 def _handed_over(tools: Tools, reasoner: ServedModel, solve: SolveConfig) -> Tools:
     """The tools with a model that reasons before theirs goes on."""
-    begins = Part(reasoner, find_family(reasoner.name, solve.family))
-    goes_on = Part(tools.model, find_family(tools.model_name))
+    opens = reasoner.features.opens_thinking
+    begins = Part(reasoner, find_family(reasoner.name, solve.family, opens_thinking=opens))
+    goes_on = Part(tools.model, tools.family("auto"))
     return replace(
         tools,
         model=HandOver(begins, goes_on),
         model_name=f"{reasoner.name} > {tools.model_name}",
         asked_as=reasoner.name,
+        opens_thinking=opens,
     )
+
+
+def _named(model: ServedModel) -> Named:
+    return Named(model, model.name, model.features.opens_thinking)
 
 
 async def _reward_model(

@@ -28,7 +28,7 @@ from aimo2.policy.select import Candidate
 from aimo2.policy.signals import signals_of
 from aimo2.policy.stop import stopped
 from aimo2.policy.vote import Tally
-from aimo2.prompts.families import find_family
+from aimo2.prompts.families import Family, find_family
 from aimo2.rollout import Rollout
 from aimo2.sandbox import Sandbox
 from aimo2.schedule import LEAST_WAIT_SECONDS, Schedule
@@ -55,6 +55,8 @@ class Named:
 
     model: Model
     name: str | None
+    opens_thinking: bool = False
+    """Whether its template begins each reply with thinking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,17 @@ class Tools:
     """For the record, and to know the model's family by."""
     asked_as: str | None = None
     """The name to know the family by, where it is another: of two models, the one that begins."""
+    opens_thinking: bool = False
+    """Whether the template of the model that begins opens each reply's thinking."""
     verifier: Named | None = None
     """The model that compares solutions; `None` is the one that wrote them."""
     scorer: Scorer = field(default_factory=Confidence)
     """For the policies that score unfinished rollouts."""
+
+    def family(self, wanted: str) -> Family:
+        """The family of the model that begins. Raises `ConfigError` for an unknown one."""
+        name = self.asked_as or self.model_name
+        return find_family(name, wanted, opens_thinking=self.opens_thinking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ class Solver:
         self._config = config
         self._tools = tools
         self._observer = observer
-        self._family = find_family(tools.asked_as or tools.model_name, config.family)
+        self._family = tools.family(config.family)
         self._cuts = Cuts(config.cut, Prober(tools.model, self._family, config.answer_type))
         self._verifier = self._chosen_verifier() if config.verify.comparisons else None
         self._verifying: asyncio.Task[Verdict] | None = None
@@ -115,7 +124,8 @@ class Solver:
         other = self._tools.verifier
         model, family = self._tools.model, self._family
         if other is not None:
-            model, family = other.model, find_family(other.name)
+            model = other.model
+            family = find_family(other.name, opens_thinking=other.opens_thinking)
         return Verifier(model, family, self._config.verify, self._config.concurrency)
 
     @property

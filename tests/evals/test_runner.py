@@ -346,6 +346,13 @@ def test_of_two_models_the_one_that_begins_decides_how_samples_are_asked(tmp_pat
     assert exam.model.calls[0].conversation == alone.model.calls[0].conversation
 
 
+def test_a_model_whose_template_opens_its_thinking_is_asked_to_think(tmp_path: Path) -> None:
+    exam = Exam(tmp_path, 1)
+    exam.tools = {"model_name": "checkpoint", "opens_thinking": True}
+    exam.run(samples=1)
+    assert exam.model.calls[0].conversation.reply.startswith("<think>\n")
+
+
 def test_a_full_disk_ends_the_run_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ class Knobs:
     it calls unsupported. `context`: tokens; a character of the prompt is one, and so is a piece
     of three characters of the reply. `breaks`: for the next completions, one each. `files`:
     what it answers at a path, whatever is asked. `busy`: how often a path answers 503 at first.
+    `begins`: what its template begins a reply with.
     `hung`: takes connections and answers nothing at all, as a process that was stopped.
     """
 
@@ -67,6 +68,7 @@ class Knobs:
     files: dict[str, bytes] = field(default_factory=dict)
     busy: dict[str, int] = field(default_factory=dict)
     hung: bool = False
+    begins: str = ""
 
 
 @dataclass
@@ -143,9 +145,9 @@ class FakeServer:
             so_far = last["content"] if last["role"] == "assistant" else ""
             return await self._complete(request, body, so_far)
         if path == "/apply-template" and knobs.flavour == "llamacpp" and not knobs.chat_only:
-            return web.json_response({"prompt": chatml(body["messages"])})
+            return web.json_response({"prompt": chatml(body["messages"]) + knobs.begins})
         if path in ("/tokenize", "/detokenize") and knobs.flavour == "vllm":
-            return web.json_response(_tokenized(body))
+            return web.json_response(_tokenized(body, knobs.begins))
         return error(404, "not here")
 
     def _model(self, name: str) -> dict[str, Any]:
@@ -291,8 +293,8 @@ def _reply_in(prompt: str) -> str:
     return prompt.rpartition(ASSISTANT)[2] if ASSISTANT in prompt else ""
 
 
-def _tokenized(body: dict[str, Any]) -> dict[str, Any]:
+def _tokenized(body: dict[str, Any], begins: str) -> dict[str, Any]:
     if "tokens" in body:
         return {"prompt": "".join(map(chr, body["tokens"]))}
-    prompt = chatml(body["messages"]) if "messages" in body else body["prompt"]
+    prompt = chatml(body["messages"]) + begins if "messages" in body else body["prompt"]
     return {"tokens": [ord(character) for character in prompt], "count": len(prompt)}

@@ -602,6 +602,23 @@ def test_the_user_s_template_comes_before_the_server_s() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("flavour", ["llamacpp", "vllm", "cloud"])
+@pytest.mark.parametrize("opening", ["", "<think>\n"])
+def test_a_template_that_opens_the_thinking_is_seen(flavour: Any, opening: str) -> None:
+    async def main() -> None:
+        template = CHATML.replace("assistant\n", f"assistant\n{opening}")
+        chosen = template if flavour == "cloud" else None
+        async with (
+            FakeServer(Knobs(flavour=flavour, begins=opening)) as server,
+            OpenAIModel(server.url, chat_template=chosen) as model,
+        ):
+            features = await model.connect(NEVER)
+            assert features.mode == "raw"
+            assert features.opens_thinking is bool(opening)
+
+    run(main())
+
+
 def test_the_template_is_asked_for_once_a_problem() -> None:
     async def main() -> None:
         async with FakeServer() as server, OpenAIModel(server.url) as model:

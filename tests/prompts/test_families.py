@@ -34,6 +34,16 @@ from aimo2.prompts.families import UNKNOWN, families, find_family
         ("AI-MO/NuminaMath-7B-TIR", "numina"),
         ("deepseek-ai/deepseek-math-7b-rl", "deepseek-math"),
         ("google/gemma-2-9b-it", "without-system"),
+        ("google/gemma-2/checkpoint", "unknown"),
+        ("open-r1/OpenR1-Qwen-7B", "deepseek-r1"),
+        ("nvidia/NVIDIA-Nemotron-Nano-9B-v2", "thinking"),
+        ("moonshotai/Kimi-K2-Thinking", "thinking"),
+        ("allenai/Olmo-3-7B-Think", "thinking"),
+        ("baidu/ERNIE-4.5-21B-A3B-Thinking", "thinking"),
+        ("some/Model-7B-No-Think", "unknown"),
+        ("mistralai/Magistral-Small-2509", "magistral"),
+        ("mistralai/Magistral-Small-2506", "thinking"),
+        ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "without-system"),
         ("SmolLM2-135M-Instruct", "unknown"),
         ("", "unknown"),
         (None, "unknown"),
@@ -46,6 +56,18 @@ def test_a_served_name_tells_the_family(model: str | None, family: str) -> None:
 def test_a_family_can_be_asked_for_whatever_the_model_is_called() -> None:
     assert find_family("my-finetune", "qwen3").name == "qwen3"
     assert find_family("Qwen3-4B", "unknown") is UNKNOWN
+
+
+def test_a_model_whose_template_opens_its_thinking_thinks_whatever_it_is_called() -> None:
+    assert find_family("/models/checkpoint", opens_thinking=True).name == "thinking"
+    llama = find_family("my-llama", opens_thinking=True)
+    assert (llama.name, llama.thinks(), llama.sampling) == (
+        "llama",
+        True,
+        families()["llama"].sampling,
+    )
+    assert find_family("Qwen3-4B", opens_thinking=True) is find_family("Qwen3-4B")
+    assert find_family("/models/checkpoint", "unknown", opens_thinking=True) is UNKNOWN
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:

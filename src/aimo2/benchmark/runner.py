@@ -279,7 +279,13 @@ class Bench:
 
     async def _solving(self, seen: "_Seen", sandbox: MeteredSandbox, stack: AsyncExitStack) -> Work:
         judge = await stack.enter_async_context(Judge())
-        tools = Tools(seen.model, sandbox, judge, model_name=self._target.model.name)
+        tools = Tools(
+            seen.model,
+            sandbox,
+            judge,
+            model_name=self._target.model.name,
+            opens_thinking=self._target.model.features.opens_thinking,
+        )
         load = self._load
         config = SolveConfig(
             seed=load.seed,

@@ -15,7 +15,6 @@ from aimo2.attempt import Attempt, Question, TextKind
 from aimo2.config import SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.llm import Conversation, Message, Model, Sampling
-from aimo2.prompts.families import find_family
 from aimo2.rollout import Rollout
 from aimo2.solver import Solver, Tools
 from aimo2.types import Problem, Trace
@@ -163,7 +162,7 @@ class Tir:
             self._canonicalise,
             _Watch(self.dropped),
             model_name=self.tools.model_name,
-            family=find_family(self.tools.model_name, self.config.family),
+            family=self.tools.family(self.config.family),
         )
         rollout = Rollout(question, index)
         await rollout.run(deadline)

@@ -145,7 +145,9 @@ class Runner:
         self._watcher = watcher
         self._limit = limit
         self._model_name = model_name
-        self._family = find_family(tools.asked_as or model_name, plan.config.family)
+        self._family = find_family(
+            tools.asked_as or model_name, plan.config.family, opens_thinking=tools.opens_thinking
+        )
         self._done = done or Done()
         self._by_problem: dict[str, dict[int, Sample]] = defaultdict(dict)
         for (problem_id, rollout), sample in self._done.samples.items():
@@ -405,7 +407,7 @@ _heard: ContextVar[_Heard] = ContextVar("_heard")
 
 
 def _watched(named: Named | None, outage: "_Outage") -> Named | None:
-    return None if named is None else Named(_Watched(named.model, outage), named.name)
+    return None if named is None else replace(named, model=_Watched(named.model, outage))
 
 
 class _Watched:

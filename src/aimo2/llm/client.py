@@ -32,6 +32,7 @@ from aimo2.llm.template import (
     Template,
     TokenizeTemplate,
     continued,
+    opens_thinking,
 )
 from aimo2.llm.transport import (
     Answer,
@@ -350,7 +351,7 @@ class OpenAIModel:
             why = f"no chat template was found for {served.name}: give one with --chat-template"
             return None, why
         raw.plain_tokens = isinstance(found.template, TokenizeTemplate)
-        seen = Seen(found.origin, None, exact_chat=False, logprobs=logprobs)
+        seen = Seen(found.origin, None, exact_chat=False, logprobs=logprobs, thinks=found.thinks)
         template: Template = found.template
         if not isinstance(template, JinjaTemplate):
             template = LearnedTemplate(template)
@@ -360,8 +361,8 @@ class OpenAIModel:
         if self._chat_template is None:
             return await find_template(self._transport, self._ask, served, deadline)
         template = JinjaTemplate(self._chat_template)
-        await template.render((Message("user", "1+1?"),), deadline)
-        return Found(template, "--chat-template")
+        prompt = await template.render((Message("user", "1+1?"),), deadline)
+        return Found(template, "--chat-template", opens_thinking(prompt))
 
     async def _probe(self, dialect: Dialect, body: dict[str, Any], deadline: Deadline) -> bool:
         """Try a tiny request, learn what is refused; returns whether log-probabilities came."""

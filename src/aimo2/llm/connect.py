@@ -21,6 +21,7 @@ from aimo2.llm.template import (
     LlamaCppTemplate,
     Template,
     TokenizeTemplate,
+    opens_thinking,
     tokenizer_template,
 )
 from aimo2.llm.transport import Transport
@@ -47,10 +48,11 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A template and, for people, where it was found."""
+    """A template and, for people, where it was found. `thinks`: it begins each reply's thinking."""
 
     template: Template
     origin: str
+    thinks: bool
 
 
 async def served_model(transport: Transport, wanted: str | None, deadline: Deadline) -> Served:
@@ -96,11 +98,13 @@ async def context_length(transport: Transport, served: Served, deadline: Deadlin
 
 async def _from_llama_cpp(transport: Transport, ask: Ask, deadline: Deadline) -> Found | None:
     template = LlamaCppTemplate(ask)
-    if await _renders(template, deadline):
-        return Found(template, "the server's /apply-template")
+    if prompt := await _rendered(template, deadline):
+        return Found(template, "the server's /apply-template", opens_thinking(prompt))
     source = (await _props(transport, deadline)).get("chat_template")
     if isinstance(source, str) and source:
-        return Found(JinjaTemplate(source), "the server's /props")
+        own = JinjaTemplate(source)
+        thinks = opens_thinking(await _rendered(own, deadline))
+        return Found(own, "the server's /props", thinks)
     return None
 
 
@@ -110,7 +114,10 @@ async def _from_tokenize(ask: Ask, served: Served, deadline: Deadline) -> Found 
         exact = await template.is_exact(_TRIAL, deadline)
     except RequestRejected:
         return None
-    return Found(template, "the server's /tokenize") if exact else None
+    if not exact:
+        return None
+    thinks = opens_thinking(await _rendered(template, deadline))
+    return Found(template, "the server's /tokenize", thinks)
 
 
 async def _from_files(transport: Transport, served: Served, deadline: Deadline) -> Found | None:
@@ -120,8 +127,8 @@ async def _from_files(transport: Transport, served: Served, deadline: Deadline) 
             origin = f"{source} on the hub"
             files = await _hub_files(transport, source, deadline)
         template = tokenizer_template(files)
-        if template is not None and await _renders(template, deadline):
-            return Found(template, origin)
+        if template is not None and (prompt := await _rendered(template, deadline)):
+            return Found(template, origin, opens_thinking(prompt))
     return None
 
 
@@ -157,11 +164,12 @@ async def _hub_files(transport: Transport, repository: str, deadline: Deadline) 
     return files
 
 
-async def _renders(template: Template, deadline: Deadline) -> bool:
+async def _rendered(template: Template, deadline: Deadline) -> str:
+    """A short conversation as the template has it; empty where it has none."""
     try:
-        return bool(await template.render(_TRIAL, deadline))
+        return await template.render(_TRIAL, deadline)
     except (RequestRejected, ConfigError):
-        return False
+        return ""
 
 
 async def _props(transport: Transport, deadline: Deadline) -> Mapping[str, Any]:

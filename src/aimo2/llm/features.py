@@ -11,7 +11,8 @@ class Features:
 
     `exact_continuation`: a reply goes on exactly where its text ends. `template`: where the chat
     template comes from. `logprobs`: the server was seen to send them. `min_p`, `seed`: the server
-    did not refuse them; some ignore them silently. `reduced`: one line for each thing that works
+    did not refuse them; some ignore them silently. `opens_thinking`: the template was seen to begin
+    each reply's thinking. `reduced`: one line for each thing that works
     less well than it could, with its mend where there is one.
     """
 
@@ -21,6 +22,7 @@ class Features:
     logprobs: bool
     min_p: bool
     seed: bool
+    opens_thinking: bool = False
     reduced: tuple[str, ...] = ()
 
 
@@ -32,6 +34,8 @@ class Seen:
     why_chat: str | None
     exact_chat: bool
     logprobs: bool
+    thinks: bool = False
+    """Whether the template begins each reply's thinking."""
 
 
 def features(dialect: Dialect, seen: Seen) -> Features:
@@ -47,6 +51,7 @@ def features(dialect: Dialect, seen: Seen) -> Features:
         logprobs=logprobs,
         min_p="min_p" not in dialect.refused,
         seed="seed" not in dialect.refused and dialect.sends_seeds,
+        opens_thinking=seen.thinks,
         reduced=tuple(_reduced(dialect, seen, exact, logprobs)),
     )
 

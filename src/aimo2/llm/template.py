@@ -51,11 +51,16 @@ def continued(prompt: str, reply: str) -> str:
     Some templates begin the reply with `<think>` themselves. A reply that starts with it, too,
     then gives its own up: a second one would confuse the model.
     """
-    if reply.startswith(_THINK) and prompt.rstrip().endswith(_THINK):
+    if reply.startswith(_THINK) and opens_thinking(prompt):
         reply = reply.removeprefix(_THINK)
         space = prompt[len(prompt.rstrip()) :]
         reply = reply.removeprefix(space)
     return prompt + reply
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether a rendered prompt has begun the reply's thinking."""
+    return prompt.rstrip().endswith(_THINK)
 
 
 def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:

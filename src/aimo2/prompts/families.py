@@ -1,7 +1,8 @@
 """Model families: what a model's name tells about how it wants to be asked. Pure; knows no server.
 
 The data are in `families.toml`. A name that no family matches gets `UNKNOWN`: a system message,
-fences, and no thinking of its own, though a `<think>` that it opens is understood.
+fences, and no thinking of its own, though a `<think>` that it opens is understood. Where the chat
+template is seen to open one, the model thinks whatever its name is.
 """
 
 import re
@@ -113,10 +114,11 @@ def families() -> Mapping[str, Family]:
     return {family.name: family for family in (*_families(), UNKNOWN)}
 
 
-def find_family(model: str | None, wanted: str = "auto") -> Family:
+def find_family(model: str | None, wanted: str = "auto", *, opens_thinking: bool = False) -> Family:
     """The family that is asked for by name, or the one that the model's name tells.
 
-    Raises `ConfigError` where no family has the name `wanted`.
+    `opens_thinking`: the model's template begins each reply with `<think>`, so the model thinks
+    even if its name does not say so. Raises `ConfigError` where no family has the name `wanted`.
     """
     if wanted != "auto":
         named = families()
@@ -125,10 +127,17 @@ def find_family(model: str | None, wanted: str = "auto") -> Family:
                 f"no model family is called {wanted!r}: take auto or one of {', '.join(named)}"
             )
         return named[wanted]
-    for family in _families():
-        if model and re.search(family.match, model, re.IGNORECASE):
-            return family
-    return UNKNOWN
+    found = next((each for each in _families() if _is_of(model, each)), UNKNOWN)
+    if not opens_thinking or found.thinking is not None:
+        return found
+    thinking = families()["thinking"]
+    if found is UNKNOWN:
+        return thinking
+    return found.model_copy(update={"thinking": thinking.thinking})
+
+
+def _is_of(model: str | None, family: Family) -> bool:
+    return model is not None and re.search(family.match, model, re.IGNORECASE) is not None
 
 
 @cache
