@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,10 +154,8 @@ def test_a_record_is_one_line(tmp_path: Path) -> None:
         journal.append("a\nb")
 
 
-def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = 60
+def limited(room: int) -> Callable[[int, bytes], int]:
+    """An `os.write` on a disk with room for so many bytes of a file."""
     real_write = os.write
 
     def write(fd: int, data: bytes) -> int:
@@ -165,6 +164,13 @@ def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real_write(fd, bytes(data[:taken]))
 
+    return write
+
+
+def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_write, write = os.write, limited(60)
     path = tmp_path / "j"
     with Journal(path) as journal:
         journal.append("x" * 40)
@@ -198,6 +204,27 @@ def test_lines_go_on_behind_a_torn_one(tmp_path: Path) -> None:
     file.extend([])
     file.extend(["c"])
     assert path.read_text() == "whole\na\nb\nc\n"
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_a_full_disk_leaves_no_torn_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_off: bool
+) -> None:
+    def broken(fd: int, length: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "lines"
+    file = LineFile(path)
+    file.extend(["first"])
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", limited(20))
+        if not cut_off:
+            full.setattr(os, "ftruncate", broken)
+        with pytest.raises((DiskFullError, InputError)):
+            file.extend(["second " * 9])
+        assert path.read_text() == ("first\n" if cut_off else "first\nsecond second ")
+    file.extend(["third"])
+    assert path.read_text() == "first\n" + "second " * 9 + "\nthird\n"
 
 
 def test_lines_that_find_no_room_are_kept(tmp_path: Path) -> None:

@@ -175,10 +175,8 @@ class Journal:
     def _write_waiting(self) -> None:
         """Write whole records only: what a full disk took of one is cut off again."""
         while self._waiting:
-            record = memoryview(self._waiting[0])
             try:
-                while record:
-                    record = record[os.write(self._fd, record) :]
+                _write_all(self._fd, self._waiting[0])
             except OSError:
                 os.ftruncate(self._fd, self._end)
                 os.lseek(self._fd, self._end, os.SEEK_SET)
@@ -240,6 +238,12 @@ def _checked(line: bytes) -> str | None:
         return None
 
 
+def _write_all(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
 def _read_all(fd: int) -> bytes:
     os.lseek(fd, 0, os.SEEK_SET)
     parts = iter(lambda: os.read(fd, 1 << 20), b"")
@@ -264,16 +268,19 @@ class LineFile:
         if not self._waiting:
             return
         try:
-            with self._path.open("ab") as file:
+            # Unbuffered: what a full disk did not take must not be written when it is closed.
+            with self._path.open("ab", buffering=0) as file:
                 self._mend(file.fileno())
                 end = os.fstat(file.fileno()).st_size
                 try:
-                    file.write("".join(line + "\n" for line in self._waiting).encode())
-                    file.flush()
+                    _write_all(
+                        file.fileno(), "".join(line + "\n" for line in self._waiting).encode()
+                    )
                 except OSError:
                     os.ftruncate(file.fileno(), end)
                     raise
         except OSError as error:
+            self._mended = False  # should it not even have been cut off
             raise _translated(self._path, error) from error
         self._waiting.clear()
 

@@ -116,6 +116,23 @@ def test_a_model_at_another_place_is_not_fetched(
     assert read_settings(out)["model"] == place
 
 
+@pytest.mark.parametrize("url", ["--base-url http://localhost:8000/v1", "--base-url=http://x/v1"])
+def test_a_server_of_ones_own_has_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(building, "fetch_wheels", lambda *args: [])
+    out = tmp_path / "b"
+    args = ["kaggle", "bundle", "-o", str(out), "--serve", f"{url} --model qwen"]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 0, result.output
+    settings = read_settings(out)
+    assert settings["model"] is None
+    assert not (out / "model").exists()
+    assert settings["serve"] == ["--competition", "aimo3", *url.split(), "--model", "qwen"]
+    words = said("bundle", "--out", str(out), "--serve", url, "--model-at", "/kaggle/input/qwen")
+    assert "the server of --base-url has its model" in words
+
+
 def test_dry_run_names_what_is_no_bundle(tmp_path: Path) -> None:
     assert "is no bundle" in said("dry-run", str(tmp_path))
     assert "cannot be made" in said("dry-run", str(tmp_path), "--work", f"{sys.executable}/x")

@@ -67,6 +67,7 @@ ID, TEXT = pl.Series("id", ["a1"]), pl.Series("problem", ["What?"])
         Call("predict", [ID, TEXT.alias("question")]),
         Call("predict", [ID.alias("x"), TEXT.alias("y")]),
         Call("predict", [ID.alias(""), TEXT.alias("")]),
+        Call("predict", [ID.alias("0"), TEXT.alias("0")]),
         Call("predict", [], {"id": ID.alias("x"), "problem": TEXT.alias("y")}),
         Call("predict", [ID], {"question": TEXT.alias("")}),
         Call("predict", [pl.DataFrame([ID, TEXT])]),

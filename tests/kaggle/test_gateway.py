@@ -1,5 +1,6 @@
 """The gateway's rules, order and record, with a server that is a function."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,9 @@ def test_what_the_competition_takes_is_taken(reply: Any, answer: Any) -> None:
         (pl.DataFrame({"id": ["p1"], "answer": [None]}), "the answer is null"),
         (pl.DataFrame({"id": ["p1"], "answer": [[5]]}), "the answer is a list"),
         (pl.DataFrame({"id": ["p1"], "answer": [True]}), "the answer is a bool"),
+        (pl.DataFrame({"id": ["p1"], "answer": [math.nan]}), "the answer is nan, no number"),
+        (math.inf, "the answer is inf, no number"),
+        (np.float64("nan"), "the answer is nan"),
         ([5], "returned a list, not a frame"),
         (True, "returned a bool"),
         (pl.Series("answer", [5]), "returned a Series"),

@@ -64,6 +64,7 @@ def bundle(
 ) -> None:
     """Write all that an offline notebook needs: notebook, wheels, model, settings, checksums.
 
+    With --base-url in --serve there is no model in it: a server of yours has one.
     Repeating the command goes on where it was broken off.
     """
     from aimo2.exam import load_competition
@@ -82,8 +83,14 @@ def bundle(
     flags += _split("--serve", serve)
     if competition.endswith(".toml"):
         raise ConfigError(f"--competition {competition}: only names travel; use --serve for limits")
-    sleeps = rules.sleep is not None
-    path = None if sleeps or model_at else ensure_model(model, console)
+    served = any(flag.partition("=")[0] == "--base-url" for flag in flags)
+    if served and model_at:
+        raise ConfigError(
+            f"--model-at {model_at}: the server of --base-url has its model; say which, if it has"
+            " several, by --serve '--base-url URL --model NAME'"
+        )
+    modelless = served or rules.sleep is not None
+    path = None if modelless or model_at else ensure_model(model, console)
     plan = build.BundlePlan(
         out=out,
         python=python,
@@ -92,7 +99,7 @@ def bundle(
         more=wheelhouse.checked_requirements(require or ()),
         model=path,
         model_licence=_licence(model),
-        model_at=None if sleeps else model_at,
+        model_at=None if modelless else model_at,
         problems=problems,
         serve=flags,
         serve_here=here,

@@ -108,11 +108,14 @@ def rows(call: Call) -> list[Row]:
 def _columns(call: Call) -> Iterator[tuple[str, list[Value]]]:
     """Every column of the call with a name; nameless ones get their position as a name."""
     named = [(str(at), value) for at, value in enumerate(call.args)]
+    taken: set[str] = set()  # pandas calls every nameless series "0"
     for name, value in [*named, *call.kwargs.items()]:
         if isinstance(value, pl.DataFrame):
             yield from ((series.name, series.to_list()) for series in value)
         elif isinstance(value, pl.Series):
-            yield (name if name in call.kwargs else value.name or name), value.to_list()
+            own = value.name and value.name not in taken and name not in call.kwargs
+            taken.add(label := value.name if own else name)
+            yield label, value.to_list()
         elif isinstance(value, np.ndarray):
             yield name, value.ravel().tolist()
         elif isinstance(value, list | tuple):

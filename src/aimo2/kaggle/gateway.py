@@ -6,6 +6,7 @@ off goes on where it was. Knows no terminal and no network: it is given a `Call`
 """
 
 import hashlib
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -195,7 +196,7 @@ def checked_answer(problem_id: str, reply: Value) -> int | float | str:
         reply = reply.item()
     if isinstance(reply, bool) or not isinstance(reply, int | float | str):
         raise _invalid(problem_id, f"predict returned a {type(reply).__name__}, not a frame")
-    return reply
+    return _finite(problem_id, reply)
 
 
 def _framed(problem_id: str, frame: pl.DataFrame) -> int | float | str:
@@ -213,6 +214,12 @@ def _framed(problem_id: str, frame: pl.DataFrame) -> int | float | str:
         raise _invalid(problem_id, "the answer is null")
     if isinstance(answer, bool) or not isinstance(answer, int | float | str):
         raise _invalid(problem_id, f"the answer is a {type(answer).__name__}")
+    return _finite(problem_id, answer)
+
+
+def _finite(problem_id: str, answer: int | float | str) -> int | float | str:
+    if isinstance(answer, float) and not math.isfinite(answer):
+        raise _invalid(problem_id, f"the answer is {answer}, no number")
     return answer
 
 
