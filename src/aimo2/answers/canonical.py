@@ -12,7 +12,16 @@ from aimo2.answers.comparing import compare
 from aimo2.answers.forms import Named, Number, written
 from aimo2.answers.grammar import Node, parse
 from aimo2.answers.latex import Unreadable, tokens
-from aimo2.answers.reading import algebra, is_opaque, option, read, split, unwrapped, without_unit
+from aimo2.answers.reading import (
+    algebra,
+    is_name,
+    is_opaque,
+    option,
+    read,
+    split,
+    unwrapped,
+    without_unit,
+)
 from aimo2.config import AnswerType
 
 MAX_DIGITS = 1_000
@@ -99,7 +108,13 @@ def _integer(raw: str, modulus: int | None) -> Canonical:
 
 
 def _right_side(found: list[str]) -> list[str]:
-    """What stands behind the last `=`, or before it where only a name stands behind it."""
+    """What stands behind the last `=`, or before it where only a name stands behind it.
+
+    Before an `\\approx`, unless only a name stands there.
+    """
+    exactly, *roughly = split(found, ("\\approx",))
+    if roughly and exactly and not is_name(exactly):
+        found = exactly
     sides = [side for side in split(found, ("=", "\\equiv", "\\approx", "\\in")) if side]
     bodies = [body for side in sides if (body := without_unit(unwrapped(side))[0])]
     if not bodies:
@@ -117,13 +132,11 @@ def _node(body: list[str]) -> Node:
 
 
 def _in_base(body: list[str]) -> int | None:
-    """`1001001_{2}`: digits with a base as subscript."""
+    """The digits of `52_{8}` as they stand, as in `comparing`: who names the base was asked in it."""
     if len(body) != 5 or body[1:3] != ["_", "{"] or not (body[0] + body[3]).isdecimal():
         return None
-    try:
-        return int(body[0], int(body[3]))
-    except ValueError:
-        return None
+    digits, base = int(max(body[0])), int(body[3])
+    return int(body[0]) if 2 <= base <= 36 and digits < base else None
 
 
 def _settled(node: Node, raw: str, modulus: int | None) -> Canonical:

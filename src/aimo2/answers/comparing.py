@@ -7,6 +7,7 @@ sent their verdicts, so that the same rules serve with and without a worker. Con
 - A bare list has no order, except beside a pair, which has one; sets have none.
 - `x = 5` equals 5. `x = 5` and `y = 5` are equal only if algebra says so, and it does not.
 - `52_8` equals `52`, whose base may be understood, and not its value 42.
+- `xy` equals `yx`, but `AB` is not `ab`; `yes` and `Yes` are one word.
 - `(C) 12` equals both its letter and its value; two such answers must agree in both.
 """
 
@@ -15,7 +16,17 @@ import re
 from collections.abc import Generator, Sequence
 
 from aimo2.answers import exact
-from aimo2.answers.forms import Choice, Form, Leaf, Named, Number, Several, Words, written
+from aimo2.answers.forms import (
+    Choice,
+    Form,
+    Leaf,
+    Named,
+    Number,
+    Several,
+    Words,
+    is_product,
+    written,
+)
 
 Asking = Generator[tuple[str, str], bool, bool]
 
@@ -24,7 +35,7 @@ _IN_BASE = re.compile(r"(\d+)_\{\d+\}")
 _NEAR = 1e-9
 """Relative; floats of short expressions are good to about 1e-13."""
 _INFINITIES = ("\\infty", "-\\infty")
-_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
+_LETTER = re.compile(r"\\[A-Za-z]+|([A-Za-z])")
 
 
 def compare(a: Form, b: Form) -> Asking:
@@ -47,7 +58,7 @@ def compare(a: Form, b: Form) -> Asking:
 def _ask(a: Form, b: Form) -> Asking:
     """Leave it to algebra, unless its reader would mix up capital and small letters."""
     left, right = written(a), written(b)
-    letters = set(_LETTER.findall(f"{left} {right}"))
+    letters = set(_LETTER.findall(f"{left} {right}")) - {""}
     if any(letter.swapcase() in letters for letter in letters):
         return False
     return (yield left, right)
@@ -68,8 +79,10 @@ def _same_digits(a: Form, b: Form) -> bool:
 
 def _hopeless(a: Form, b: Form) -> bool:
     """Whether no algebra can make them equal: words, other bases, values far apart."""
+    if isinstance(a, Words) and isinstance(b, Words):
+        return not (is_product(a.text) and is_product(b.text))
     if isinstance(a, Words):
-        return isinstance(b, Words) or len(a.text) > 3
+        return len(a.text) > 3
     if isinstance(a, Leaf) and (a.opaque or _UNREADABLE.search(a.latex)):
         return True
     if isinstance(a, Leaf) and a.latex in _INFINITIES:

@@ -20,7 +20,10 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Text that is no mathematics, case-folded, or one letter with its case kept."""
+    """Text that is no mathematics, case-folded; up to three letters may be a product after all.
+
+    Their case is kept, unless they are a common word.
+    """
 
     text: str
 
@@ -62,6 +65,19 @@ class Several:
 
     kind: str
     items: "tuple[Form, ...]"
+
+
+_SHORT_WORDS = (
+    "yes no odd one two six ten all any not red dne max min mon tue wed thu fri sat sun jan feb mar"
+    " apr may jun jul aug sep oct nov dec"
+)
+_NO_PRODUCTS = frozenset((*_SHORT_WORDS.split(), *WORDS))
+
+
+def is_product(text: str) -> bool:
+    """Whether these are two or three letters that may be multiplied, and no common word."""
+    letters = len(text) in (2, 3) and text.isalpha() and text.isascii()
+    return letters and text.casefold() not in _NO_PRODUCTS
 
 
 Form = Number | Words | Leaf | Named | Choice | Several

@@ -135,6 +135,14 @@ WORDS = {
 _STRONG_COMMA = "\ue000"
 _TEXT_COMMANDS = r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|emph|textup)"
 _MATH_FONTS = r"\\(?:math(?:bf|rm|it|sf|tt|normal)|operatorname|bm|boldsymbol|bold)"
+_NO_LETTERS = r"(?:[^\w{}]|[\d_])*"
+_IDEOGRAPHS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+"""Chinese, Japanese and Korean, of which none is a variable."""
+_UNIT = r"(?:[A-Za-z]{1,4}/)?(?:[mgshlLJNWVAKCFT]|[A-Za-z]{2,4})"
+"""Letters that are a unit where they stand upright behind a value; e and i are not among them."""
+_POWER = r"(?:\s*\^\s*(?:-?\d|\{\s*-?\d\s*\}))?"
+_BEHIND_VALUE = r"(?:(?<=[\d)}])|(?<=\}/)|(?<=\\circ))\s*"
+_UNIT_ENDS = rf"(?={_POWER}\s*(?:$|[}},;/=]))"
 _CLEANING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -147,12 +155,20 @@ _CLEANING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:hspace|vspace|textcolor|color|label|tag)\*?\s*\{[^{}]*\}", " "),
         (r"\\(?:left|right)\s*\.", " "),
         (r"_\s*\{\s*(?:\\text\s*\{)?\s*base[ ~]*\}?\s*(?=\d+\s*\})", "_{"),
+        (rf"{_MATH_FONTS}\s*\{{\s*(\([A-Z]\)[.:]?)\s*\}}", r"\\text{\1}"),
         (
-            rf"(?:{_TEXT_COMMANDS}|{_MATH_FONTS})\s*\{{([^{{}}A-Za-z]*|[^{{}}]*\d[^{{}}]*)\}}",
+            rf"{_BEHIND_VALUE}(?:\\mathrm|{_TEXT_COMMANDS})"
+            rf"\s*\{{\s*({_UNIT}){_POWER}\s*\}}{_UNIT_ENDS}",
+            r"\\text{\1}",
+        ),
+        (
+            rf"(?:{_TEXT_COMMANDS}|{_MATH_FONTS})\s*\{{({_NO_LETTERS}|[^{{}}]*\d[^{{}}]*)\}}",
             r" \1 ",
         ),
         (rf"{_MATH_FONTS}\s*\{{\s*([A-Za-z][A-Za-z .]*[A-Za-z.])\s*\}}", r"\\text{\1}"),
         (rf"{_TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}", r"\\text{\1}"),
+        (rf"(?<=[\d)}}])\s*([{_IDEOGRAPHS}]+)\.?(?=\s*\}}*\s*$)", r"\\text{\1}"),
+        (r"\\text\{([万亿萬億])(?=[^}])", r"\\text{\1}\\text{"),
         (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))", " \\\\circ "),
     )
 )

@@ -15,7 +15,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from aimo2.answers import exact
-from aimo2.answers.forms import Choice, Form, Leaf, Named, Number, Several, Words
+from aimo2.answers.forms import Choice, Form, Leaf, Named, Number, Several, Words, is_product
 from aimo2.answers.grammar import number, parse
 from aimo2.answers.latex import CLOSERS, OPENERS, Unreadable, clean, close_of, joined, tokens
 
@@ -26,6 +26,7 @@ _MAX_BITS = 3_320
 """Of a fraction that is kept as a number: about a thousand digits."""
 _RELATIONS = frozenset({"<", ">", "\\leq", "\\geq", "=", "\\neq", "\\approx", "\\equiv"})
 _MULTIPLES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MULTIPLES |= dict.fromkeys("万萬", 10**4) | dict.fromkeys("亿億", 10**8)
 _UNIT_NAMES = (
     "mm cm dm km ft yd mi in kg mg lb lbs oz ml hr hrs min mins sec secs mph kph sq cu deg rad usd"
 )
@@ -37,6 +38,8 @@ _OTHER_WORDS = (
     " least most about mod remainder"
 )
 _NOT_UNITS = frozenset(_OTHER_WORDS.split())
+_BOUNDS = re.compile("[以或和至余餘多约約半]|左右")
+"""In Chinese words behind a number: it is a bound, one of several, or not the whole of it."""
 _ALGEBRAIC = re.compile(
     r"[A-Za-z]{1,3}|\\(?!dots|prime|text)[A-Za-z]+|\\[{}|\\]|[-+*/^_()\[\]{}|!=<>,%&]|!!"
 )
@@ -141,18 +144,18 @@ def _name(item: Form) -> str:
 
 
 def _single(found: list[str]) -> Form:
-    if "\\in" in found and _is_name(found[: found.index("\\in")]):
+    if "\\in" in found and is_name(found[: found.index("\\in")]):
         return _form(found[found.index("\\in") + 1 :])
     interval = _interval(found)
     if interval is not None:
         return interval
     exactly, *roughly = split(found, ("\\approx",))
     if roughly and exactly:  # What stands before the sign is the answer: x = \\pi \\approx 3.14.
-        return _form(roughly[-1] if _is_name(exactly) else exactly)
+        return _form(roughly[-1] if is_name(exactly) else exactly)
     sides = split(found, ("=",))
-    if len(sides) > 1 and _is_name(sides[0]) and sides[-1]:
+    if len(sides) > 1 and is_name(sides[0]) and sides[-1]:
         return Named(joined(sides[0]), _form(sides[-1]))
-    if len(sides) == 2 and _is_name(sides[1]) and sides[0]:
+    if len(sides) == 2 and is_name(sides[1]) and sides[0]:
         return Named(joined(sides[1]), _form(sides[0]))
     if len(sides) > 1 and all(sides):
         return _equation(found, sides)
@@ -169,8 +172,10 @@ def _equation(found: list[str], sides: Sequence[list[str]]) -> Form:
     return values[0] if all(value == values[0] for value in values) else _value(found)
 
 
-def _is_name(found: Sequence[str]) -> bool:
-    r"""`x`, `a_{1}`, `f(x)`, `\angle ABC`, `\text{Area}`: what an answer may be called."""
+def is_name(found: Sequence[str]) -> bool:
+    r"""`x`, `a_{1}`, `f(x)`, `\angle ABC`, `\text{Area}`, `(x, y)`: what an answer is called."""
+    if found[:1] == ["("] and close_of(found, 0) == len(found) - 1:
+        return all(map(is_name, split(found[1:-1], (",",))))
     return (
         0 < len(found) <= 8
         and (found[0].isalpha() or (found[0][0] == "\\" and found[0][1:2].isalpha()))
@@ -189,7 +194,7 @@ def _interval(found: Sequence[str]) -> Several | None:
     sides = split(found, marks)
     if not 1 <= len(marks) <= 2 or not _is_inequality(marks) or not all(sides):
         return None
-    if len(sides) == 2 and len(sides[1]) == 1 and _is_letter(sides[1]):
+    if len(sides) == 2 and _is_letter(sides[1]):
         sides, marks = sides[::-1], [_MIRRORED.get(marks[0], "=")]
     if len(sides) == 2 and _is_letter(sides[0]) and marks[0] in _MIRRORED:
         return _ray(marks[0], sides[1])
@@ -201,8 +206,19 @@ def _interval(found: Sequence[str]) -> Several | None:
 _MIRRORED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 
 
+_GREEK_NAMES = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi"
+    " rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega"
+)
+_GREEK = frozenset(f"\\{name}" for name in _GREEK_NAMES.split())
+
+
 def _is_letter(found: Sequence[str]) -> bool:
-    return len(found) == 1 and len(found[0]) == 1 and found[0].isalpha()
+    r"""`x`, `\theta`, `a_{1}`."""
+    first, index = found[:1], found[1:]
+    if index and (index[:2] != ["_", "{"] or close_of(index, 1) != len(index) - 1):
+        return False
+    return bool(first) and ((len(first[0]) == 1 and first[0].isalpha()) or first[0] in _GREEK)
 
 
 def _ray(mark: str, bound: Sequence[str]) -> Several:
@@ -279,7 +295,7 @@ def _words(found: Sequence[str]) -> str:
     if len(found) > 1 and any(len(token) == 1 for token in found):
         return ""
     text = " ".join(token.removeprefix("\\text{").rstrip("}") for token in found).strip(" .,:;")
-    return text.casefold() if len(text) > 1 else text
+    return text if is_product(text) or len(text) == 1 else text.casefold()
 
 
 def without_unit(found: Sequence[str]) -> tuple[list[str], bool]:
@@ -315,7 +331,8 @@ def _unit(body: Sequence[str]) -> str:
     last = body[-1]
     if last.startswith("\\text{"):
         name = last[6:-1].casefold().strip(" .")
-        return "" if _NOT_UNITS.intersection(name.split()) else name or "unit"
+        other = _NOT_UNITS.intersection(name.split()) or _BOUNDS.search(name)
+        return "" if other else name or "unit"
     known = last.lower() in _UNITS or (len(last) > 3 and last.lower() not in _NOT_UNITS)
     behind_value = body[-2][-1].isdecimal() or body[-2] in CLOSERS or len(body[-2]) > 3
     return last.casefold() if last.isalpha() and known and behind_value else ""
