@@ -146,6 +146,7 @@ def run_rollout(
     index: int = 0,
     canonicalise: Callable[[str], Canonical] | None = None,
     family: Family = UNKNOWN,
+    continues: bool = True,
 ) -> Ran:
     recorder = Recorder()
     sandbox = FakeSandbox(script)
@@ -159,7 +160,14 @@ def run_rollout(
     async def main() -> Ran:
         async with sandbox:
             question = Question(
-                PROBLEM, settings, scripted, sandbox, canonical, recorder, family=family
+                PROBLEM,
+                settings,
+                scripted,
+                sandbox,
+                canonical,
+                recorder,
+                family=family,
+                continues=continues,
             )
             rollout = Rollout(question, index)
             deadline = NEVER if seconds is None else Deadline.after(seconds)

@@ -101,6 +101,24 @@ def test_a_thinking_model_runs_code_inside_its_thinking() -> None:
     assert scripted.calls[0].conversation.messages[0].role == "user"
 
 
+@pytest.mark.parametrize("opening", ["code", "late", "verify"])
+@pytest.mark.parametrize("name", ["deepseek-r1", "qwen"])
+def test_nothing_is_begun_for_a_model_that_cannot_go_on_from_a_reply(
+    opening: str, name: str
+) -> None:
+    scripted = model("I compute.\n" * 40 + "```python\nprint(6*7)\n```\n", END)
+    settings = config(openings=(opening,), max_tokens=4000)
+    ran = run_rollout(scripted, settings, family=families()[name], continues=False)
+    assert ran.trace.prefix == scripted.calls[0].conversation.reply == ""
+    assert [turn.run.output for turn in ran.trace.turns if turn.run] == ["42"]
+    assert (ran.trace.stop_reason, ran.trace.answer) == ("answered", "42")
+
+
+def test_an_answer_in_a_new_message_is_not_checked_by_a_begun_block() -> None:
+    ran = run_rollout(model("So \\boxed{42}.\n"), config(openings=("verify",)), continues=False)
+    assert (ran.trace.answer, len(ran.trace.turns)) == ("42", 1)
+
+
 def test_boxes_in_the_analysis_channel_do_not_end_a_rollout() -> None:
     family = families()["gpt-oss"]
     switch = "<|end|><|start|>assistant<|channel|>final<|message|>"

@@ -38,6 +38,12 @@ def answering(*steps: Step, answer: str = "42}.") -> ScriptedModel:
     return ScriptedModel(script)
 
 
+def test_a_box_of_the_models_own_in_the_forced_one_is_its_answer() -> None:
+    found = forced("The answer is \\boxed{42}.")
+    assert found.answer == Extracted("42", "forced")
+    assert found.text + found.closing == "The answer is \\boxed{42}."
+
+
 @pytest.mark.parametrize(
     ("sampled", "kept", "closing", "answer"),
     [

@@ -8,7 +8,7 @@ no decisions: nothing here awaits.
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from aimo2 import prompts
@@ -131,6 +131,8 @@ class Question:
     began: float | None = None
     model_name: str | None = None
     family: Family = UNKNOWN
+    continues: bool = True
+    """Whether the model goes on exactly where a reply ends; else nothing is begun for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,7 @@ class Attempt:
         code = config.rollout.max_code_runs > 0
         wanted = opening or config.openings[self.index % len(config.openings)]
         self.opening = prompts.fitting(wanted, config.custom_openings, code=code)
-        return prompts.start(
+        start = prompts.start(
             self._question.problem.statement,
             self.opening,
             config.answer_type,
@@ -248,6 +250,7 @@ class Attempt:
             thinking=config.thinking,
             custom=config.custom_openings,
         )
+        return start if self._question.continues else replace(start, prefix="")
 
     @property
     def num_tokens(self) -> int:

@@ -121,6 +121,7 @@ async def open_engine(
             isolation.active,
             model_name=model.name,
             opens_thinking=model.features.opens_thinking,
+            continues=model.features.exact_continuation,
             verifier=None if verifier is None else _named(verifier),
             scorer=scorer,
         )
@@ -146,20 +147,24 @@ async def _second(
 
 def _handed_over(tools: Tools, reasoner: ServedModel, solve: SolveConfig) -> Tools:
     """The tools with a model that reasons before theirs goes on."""
-    opens = reasoner.features.opens_thinking
-    begins = Part(reasoner, find_family(reasoner.name, solve.family, opens_thinking=opens))
+    seen = reasoner.features
+    begins = Part(
+        reasoner, find_family(reasoner.name, solve.family, opens_thinking=seen.opens_thinking)
+    )
     goes_on = Part(tools.model, tools.family("auto"))
     return replace(
         tools,
         model=HandOver(begins, goes_on),
         model_name=f"{reasoner.name} > {tools.model_name}",
         asked_as=reasoner.name,
-        opens_thinking=opens,
+        opens_thinking=seen.opens_thinking,
+        continues=seen.exact_continuation and tools.continues,
     )
 
 
 def _named(model: ServedModel) -> Named:
-    return Named(model, model.name, model.features.opens_thinking)
+    seen = model.features
+    return Named(model, model.name, seen.opens_thinking, seen.exact_continuation)
 
 
 async def _reward_model(

@@ -188,7 +188,8 @@ class Rollout(Attempt):
         style = style_of(family)
         thinking = salvage.ThinkingMeter(style, inside=inside)
         parser = FenceParser(thinking=inside, marks=(style.begins, style.ends))
-        parser.feed(family.fence if self._reply.endswith(family.fence) else "")
+        in_fence = self._question.continues and self._reply.endswith(family.fence)
+        parser.feed(family.fence if in_fence else "")
         skipped = parser.offset
         self._fence.begin()
         stepper = self._question.owner.stepper(self)
@@ -258,13 +259,17 @@ class Rollout(Attempt):
 
     def _fenced(self, chunk: Chunk) -> _Injected | None:
         """Begin a code block for the model where its opening says so."""
-        if self._fence.over or not self._with_code or self._has_code:
+        if self._fence.over or not self._may_begin_fence:
             return None
         at = self._fence.feed(chunk.text, self.num_tokens, in_block=self.in_block)
         if at is None:
             return None
         self._cut(at)
         return _Injected(self._begun_fence())
+
+    @property
+    def _may_begin_fence(self) -> bool:
+        return self._question.continues and self._with_code and not self._has_code
 
     def _begun_fence(self) -> str:
         """A code block that is begun for the model, behind one line of its opening's."""
@@ -320,7 +325,7 @@ class Rollout(Attempt):
             return None
         hit_limit = self._current.finish_reason == "length"
         ended = isinstance(ending, BoxSeen) or (ending is None and not hit_limit)
-        if ended and self._start.opening.fence_at_answer and self._with_code and not self._has_code:
+        if ended and self._start.opening.fence_at_answer and self._may_begin_fence:
             self._end_turn(None, self._begun_fence())
             return None
         self._end_turn(None, "")
@@ -384,7 +389,8 @@ class Rollout(Attempt):
         if self.num_code_runs >= self._limits.max_code_runs:
             self._end_turn(None, "")
             return "max_code_runs"
-        self._end_turn(None, line_break(self._current.text) + self._question.family.fence)
+        begun = line_break(self._current.text) + self._question.family.fence
+        self._end_turn(None, begun if self._question.continues else "")
         return None
 
     async def _conclude(self, stop: RolloutStop) -> None:

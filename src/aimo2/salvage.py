@@ -6,7 +6,7 @@ What forces an answer is `prompts.answer_prefix`; what stands in the box is samp
 import re
 from dataclasses import dataclass
 
-from aimo2.answers import Extracted, extract
+from aimo2.answers import Extracted, extract, extract_boxed
 from aimo2.prompts.families import ThinkingStyle
 
 _BOX = "\\boxed{"
@@ -36,13 +36,18 @@ def box_end(sampled: str) -> int | None:
 
 
 def forced(sampled: str) -> Forced:
-    """Read the forced box; one that was left open is closed at the end of its first line."""
+    """Read the forced box; one that was left open is closed at the end of its first line, unless
+    the model has begun a box of its own instead.
+    """
     end = box_end(sampled)
     if end is not None:
         kept, closing = sampled[:end], ""
     else:
         kept = sampled.lstrip().split("\n", 1)[0].rstrip()
         closing = "}" * (1 + sum(_DEPTH.get(brace, 0) for brace in _BRACE.findall(kept)))
+    own = extract_boxed(sampled) if end is None else None
+    if own is not None:
+        return Forced(sampled, "", Extracted(own, "forced"))
     found = extract(_BOX + kept + closing)
     return Forced(kept, closing, None if found is None else Extracted(found.raw, "forced"))
 

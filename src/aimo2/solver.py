@@ -57,6 +57,8 @@ class Named:
     name: str | None
     opens_thinking: bool = False
     """Whether its template begins each reply with thinking."""
+    continues: bool = True
+    """Whether it goes on exactly where a reply ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Tools:
     """The name to know the family by, where it is another: of two models, the one that begins."""
     opens_thinking: bool = False
     """Whether the template of the model that begins opens each reply's thinking."""
+    continues: bool = True
+    """Whether the model goes on exactly where a reply ends."""
     verifier: Named | None = None
     """The model that compares solutions; `None` is the one that wrote them."""
     scorer: Scorer = field(default_factory=Confidence)
@@ -122,11 +126,11 @@ class Solver:
 
     def _chosen_verifier(self) -> Verifier:
         other = self._tools.verifier
-        model, family = self._tools.model, self._family
+        model, family, continues = self._tools.model, self._family, self._tools.continues
         if other is not None:
-            model = other.model
+            model, continues = other.model, other.continues
             family = find_family(other.name, opens_thinking=other.opens_thinking)
-        return Verifier(model, family, self._config.verify, self._config.concurrency)
+        return Verifier(model, family, self._config.verify, self._config.concurrency, continues)
 
     @property
     def tally(self) -> Tally:
@@ -224,6 +228,7 @@ class Solver:
             began=self._schedule.began,
             model_name=self._tools.model_name,
             family=self._family,
+            continues=self._tools.continues,
         )
 
     async def _warm(self) -> None:

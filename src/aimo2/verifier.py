@@ -46,6 +46,8 @@ class Verifier:
     family: Family
     config: VerifyConfig
     concurrency: int = 1
+    continues: bool = True
+    """Whether the model goes on exactly where a reply ends."""
 
     async def judge(
         self, statement: str, candidates: Sequence[Candidate], seed: int, deadline: Deadline
@@ -78,7 +80,7 @@ class Verifier:
         spent: list[int],
     ) -> Candidate | None:
         thinking = self.family.thinking
-        reply = thinking.open if thinking is not None else ""
+        reply = thinking.open if thinking is not None and self.continues else ""
         messages = _messages(statement, shown, self.family)
         try:
             async with asyncio.timeout_at(deadline.when()):

@@ -49,6 +49,8 @@ class Knobs:
     of three characters of the reply. `breaks`: for the next completions, one each. `files`:
     what it answers at a path, whatever is asked. `busy`: how often a path answers 503 at first.
     `begins`: what its template begins a reply with.
+    `overflow`: how vLLM counts what does not fit. `no_prefill`: what it answers where the
+    assistant's message is the last.
     `hung`: takes connections and answers nothing at all, as a process that was stopped.
     """
 
@@ -69,6 +71,8 @@ class Knobs:
     busy: dict[str, int] = field(default_factory=dict)
     hung: bool = False
     begins: str = ""
+    overflow: Literal["at least", "exact"] = "at least"
+    no_prefill: str = ""
 
 
 @dataclass
@@ -143,6 +147,8 @@ class FakeServer:
         if path == "/v1/chat/completions":
             last = body["messages"][-1]
             so_far = last["content"] if last["role"] == "assistant" else ""
+            if so_far and knobs.no_prefill:
+                return error(400, knobs.no_prefill)
             return await self._complete(request, body, so_far)
         if path == "/apply-template" and knobs.flavour == "llamacpp" and not knobs.chat_only:
             return web.json_response({"prompt": chatml(body["messages"]) + knobs.begins})
@@ -183,7 +189,7 @@ class FakeServer:
         return response
 
     def _context_full(self, body: dict[str, Any]) -> web.Response | None:
-        prompt = len(body.get("prompt", ""))
+        prompt = len(body["prompt"] if "prompt" in body else chatml(body["messages"]))
         wanted = body["max_tokens"] if self.knobs.flavour in ("vllm", "sglang") else 0
         if prompt + wanted <= self.knobs.context:
             return None
@@ -193,6 +199,13 @@ class FakeServer:
                 "Requested token count exceeds the model's maximum context length of "
                 f"{self.knobs.context} tokens. You requested a total of {prompt + wanted} tokens: "
                 f"{prompt} tokens from the input messages and {wanted} tokens for the completion.",
+            )
+        if self.knobs.overflow == "exact":
+            return error(
+                400,
+                f"'max_tokens' or 'max_completion_tokens' is too large: {wanted}. This model's "
+                f"maximum context length is {self.knobs.context} tokens and your request has "
+                f"{prompt} input tokens ({wanted} > {self.knobs.context} - {prompt}).",
             )
         return error(
             400,

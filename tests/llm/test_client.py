@@ -23,8 +23,8 @@ from aimo2.errors import (
 )
 from aimo2.llm import Chunk, Conversation, Message, Sampling
 from aimo2.llm.client import ClientLimits, Endpoint, OpenAIModel
-from aimo2.llm.template import CHATML
-from tests.llm.fake_server import ASSISTANT, REPLY, Break, Fail, FakeServer, Knobs
+from aimo2.llm.template import CHATML, as_json
+from tests.llm.fake_server import ASSISTANT, REPLY, Break, Fail, FakeServer, Knobs, chatml
 
 T = TypeVar("T")
 ASKED = (Message("system", "Be brief."), Message("user", "How many divisors has 20!?"))
@@ -444,6 +444,24 @@ def test_the_token_limit_is_fitted_into_the_context(flavour: Any) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("words", ["at least", "exact"])
+@pytest.mark.parametrize("mode", ["raw", "chat"])
+def test_vllm_s_words_for_a_limit_that_does_not_fit_are_understood(words: Any, mode: Any) -> None:
+    async def main() -> None:
+        knobs = Knobs(flavour="vllm", context=350, overflow=words)
+        async with (
+            FakeServer(knobs) as server,
+            OpenAIModel(server.url, chat_template=CHATML, mode=mode) as model,
+        ):
+            assert text_of(await drain(model, Sampling(max_tokens=1000))) == REPLY
+            room = server.completions[-1].body["max_tokens"]
+            exact = words == "exact" or mode == "raw"
+            used = len(chatml(as_json(ASKED)))
+            assert room == (350 - used if exact else 349 // 2)
+
+    run(main())
+
+
 @pytest.mark.parametrize("flavour", ["vllm", "sglang"])
 def test_a_prompt_that_fills_the_context_is_a_full_context(flavour: Any) -> None:
     async def main() -> None:
@@ -561,6 +579,28 @@ def test_a_server_without_stop_strings_is_stopped_by_the_client() -> None:
             chunks = await drain(model, Sampling(max_tokens=100, stop=("because",)))
             assert text_of(chunks) == REPLY.partition("because")[0]
             assert chunks[-1].finish_reason == "stop"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model does not support assistant message prefill.",
+        "Expected last role User or Tool (or Assistant with prefix True) but got assistant",
+        "prefill not supported: the conversation must end with a user message",
+    ],
+)
+def test_a_server_that_takes_no_begun_reply_is_asked_to_go_on(said: str) -> None:
+    async def main() -> None:
+        knobs = Knobs(flavour="cloud", chat_only=True, no_prefill=said)
+        async with FakeServer(knobs) as server, OpenAIModel(server.url) as model:
+            await model.connect(NEVER)
+            num_trials = len(server.requests)
+            await drain(model, reply=REPLY[:6])
+            assert len(server.requests) == num_trials + 1
+            *_, reply, last = server.requests[-1].body["messages"]
+            assert (reply["content"], last["role"]) == (REPLY[:6], "user")
 
     run(main())
 

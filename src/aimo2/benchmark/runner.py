@@ -285,6 +285,7 @@ class Bench:
             judge,
             model_name=self._target.model.name,
             opens_thinking=self._target.model.features.opens_thinking,
+            continues=self._target.model.features.exact_continuation,
         )
         load = self._load
         config = SolveConfig(

@@ -163,6 +163,7 @@ class Tir:
             _Watch(self.dropped),
             model_name=self.tools.model_name,
             family=self.tools.family(self.config.family),
+            continues=self.tools.continues,
         )
         rollout = Rollout(question, index)
         await rollout.run(deadline)

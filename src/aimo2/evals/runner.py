@@ -279,6 +279,7 @@ class Runner:
             _Unwatched(),
             model_name=self._model_name,
             family=self._family,
+            continues=self._tools.continues,
         )
         attempt = Rollout(question, rollout)
         async with asyncio.TaskGroup() as group:

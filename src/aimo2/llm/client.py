@@ -55,7 +55,10 @@ _MODEL_DEFAULTS = frozenset({"vllm", "sglang"})
 _CONNECT_RETRIES = 2
 _TRIAL = Sampling(max_tokens=4, seed=1, logprobs=1)
 T = TypeVar("T")
-_PROMPT_TOKENS = re.compile(r"(\d+) (?:tokens from the input|in the (?:messages|prompt))")
+_PROMPT_TOKENS = re.compile(
+    r"(\d+) (?:tokens from the input|in the (?:messages|prompt))|has (\d+) input tokens"
+)
+_AT_LEAST = re.compile(r"at least (\d+) input tokens")
 
 
 @dataclass(slots=True)
@@ -78,6 +81,8 @@ class _Link:
     dialect: Dialect
     seen: Seen
     template: Template | None
+    counts: bool
+    """Whether the server tells the tokens of a prompt."""
 
 
 class OpenAIModel:
@@ -202,13 +207,14 @@ class OpenAIModel:
         """An opened stream; asks again without what the server refuses, or for fewer tokens."""
         dialect = link.dialect
         body = await self._body(link, reply, deadline)
-        try:
-            return await self._open_body(dialect, body, deadline)
-        except Overflow as error:
-            room = await self._room(link, body, error.body, deadline)
-            if not 0 < room < body[dialect.limit_name]:
-                raise
-        return await self._open_body(dialect, {**body, dialect.limit_name: room}, deadline)
+        while True:
+            try:
+                return await self._open_body(dialect, body, deadline)
+            except Overflow as error:
+                room = await self._room(link, body, error.body, deadline)
+                if not 0 < room < body[dialect.limit_name]:
+                    raise
+                body = {**body, dialect.limit_name: room}
 
     async def _open_body(
         self, dialect: Dialect, body: dict[str, Any], deadline: Deadline
@@ -223,9 +229,7 @@ class OpenAIModel:
                 if name is None:
                     raise
                 refused.append(name)
-                limit = body.pop(name)
-                if name == "max_tokens":
-                    body["max_completion_tokens"] = limit
+                body = dialect.without(name, body)
             else:
                 dialect.refused.update(refused)
                 return answer
@@ -243,16 +247,22 @@ class OpenAIModel:
         """Tokens that the context window has left after the prompt; 0 where nobody knows.
 
         vLLM and SGLang refuse a request whose `max_tokens` does not fit, even if its prompt does.
-        vLLM's message names only a lower bound of the prompt's tokens, so it is asked to count.
+        vLLM's message may name only a lower bound of the prompt's tokens. It is asked to count a
+        rendered prompt; for messages, half of the limit is tried next.
         """
         length = link.dialect.context_length
         if length is None:
             return 0
-        if link.dialect.plain_tokens and link.dialect.mode == "raw":
+        if link.counts:
             counter = TokenizeTemplate(self._ask, link.dialect.model)
-            return length - len(await counter.tokens_of(body["prompt"], deadline))
-        found = _PROMPT_TOKENS.search(said)
-        return length - int(found[1]) if found else 0
+            plain = link.dialect.plain_tokens
+            return length - len(await counter.tokens_of(body["prompt"], deadline, plain=plain))
+        if found := _PROMPT_TOKENS.search(said):
+            return length - int(found[1] or found[2])
+        if found := _AT_LEAST.search(said):
+            half: int = body[link.dialect.limit_name] // 2
+            return min(length - int(found[1]), half)
+        return 0
 
     def _check_resumable(self, reply: "_Reply", error: Unavailable) -> None:
         if reply.num_tokens and not self.features.exact_continuation:
@@ -331,7 +341,8 @@ class OpenAIModel:
         chat = replace(common, mode="chat", continues=exact, refused=set())
         body = chat.ask_chat(Conversation((Message("user", "1+1?"),), "1+1="), _TRIAL)
         logprobs = await self._probe(chat, body, deadline)
-        return _Link(chat, Seen("the server's own, unseen", why, exact, logprobs), None)
+        seen = Seen("the server's own, unseen", why, exact, logprobs)
+        return _Link(chat, seen, None, counts=False)
 
     def _sends_seeds(self, served: Served) -> bool:
         return self._request_seeds if self._request_seeds is not None else served.owner != "vllm"
@@ -355,7 +366,8 @@ class OpenAIModel:
         template: Template = found.template
         if not isinstance(template, JinjaTemplate):
             template = LearnedTemplate(template)
-        return _Link(raw, seen, CachedTemplate(template)), ""
+        counts = served.owner == "vllm" or raw.plain_tokens
+        return _Link(raw, seen, CachedTemplate(template), counts), ""
 
     async def _find_template(self, served: Served, deadline: Deadline) -> Found | None:
         if self._chat_template is None:

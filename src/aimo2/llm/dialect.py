@@ -33,6 +33,14 @@ _REFUSAL = re.compile(
     r"|no such|disabled",
     re.IGNORECASE,
 )
+_NO_PREFILL = re.compile(
+    r"prefill|last (?:role|message|turn)|(?:end|finish) with (?:a|the) user|final (?:role|message)",
+    re.IGNORECASE,
+)
+PREFILL = "prefill"
+"""Among what is refused: that the last message is the assistant's."""
+_GO_ON = {"role": "user", "content": "Go on from where your message ends."}
+_ONLY_OPENS = re.compile(r"\s*(?:<think>|\[THINK\]|(?:<\|\w+\|>(?:analysis)?)+)\s*")
 _SEEDS = 2**31
 """llama.cpp takes 32 bits and reads the largest as "any"; others take signed integers."""
 _ALL = -1
@@ -86,29 +94,49 @@ class Dialect:
     def ask_chat(self, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
         """The request for messages, the reply so far being the last.
 
-        A reply that only opens its thinking is left to a server that cannot continue one.
+        A reply that only opens its thinking is left to a server that cannot continue one; one that
+        takes no message of the assistant's at the end is asked, as the user, to go on.
         """
         messages = as_json(conversation.messages)
         body = {"messages": messages, **self._sampling(sampling)}
         if sampling.logprobs and "logprobs" not in self.refused:
             body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
-        if conversation.reply and (self.continues or not _only_opens(conversation.reply)):
-            messages.append({"role": "assistant", "content": conversation.reply})
-            if self.continues:
+        reply = conversation.reply
+        if reply and (self.continues or not _ONLY_OPENS.fullmatch(reply)):
+            messages.append({"role": "assistant", "content": reply})
+            if PREFILL in self.refused:
+                messages.append(_GO_ON)
+            elif self.continues:
                 body |= {"continue_final_message": True, "add_generation_prompt": False}
         return self._without_refused(body)
 
     def refusal(self, status: int, said: str, body: dict[str, Any]) -> str | None:
-        """The field of `body` that an error answer calls unsupported, if there is one.
+        """The field of `body` that an error answer calls unsupported, if there is one; `PREFILL`
+        where it is the assistant's message at the end.
 
         A value out of range is no refusal: the user should hear of it.
         """
-        if status not in (400, 422) or not _REFUSAL.search(said):
+        if status not in (400, 422):
+            return None
+        last = body.get("messages", [{}])[-1]
+        if not self.continues and last.get("role") == "assistant" and _NO_PREFILL.search(said):
+            return PREFILL
+        if not _REFUSAL.search(said):
             return None
         for name in (*_OPTIONAL, "max_tokens"):
             if name in body and re.search(rf"\b{name}\b", said):
                 return name
         return None
+
+    @staticmethod
+    def without(name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The request again, without what was refused by `refusal`."""
+        if name == PREFILL:
+            return {**body, "messages": [*body["messages"], _GO_ON]}
+        rest = {field: value for field, value in body.items() if field != name}
+        if name == "max_tokens":
+            rest["max_completion_tokens"] = body[name]
+        return rest
 
     def _sampling(self, sampling: Sampling) -> dict[str, Any]:
         limit = sampling.max_tokens
@@ -141,7 +169,3 @@ class Dialect:
 
     def _without_refused(self, body: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in body.items() if name not in self.refused}
-
-
-def _only_opens(reply: str) -> bool:
-    return reply.strip() == "<think>"

@@ -62,7 +62,8 @@ def _reduced(dialect: Dialect, seen: Seen, exact: bool, logprobs: bool) -> list[
         lines.append(f"chat mode: {seen.why_chat}")
     if not exact:
         lines.append(
-            "after a code run the server may begin a new message instead of continuing the reply"
+            "the server may begin a new message instead of continuing a reply: no code block and "
+            "no thinking is begun for the model"
         )
     if not logprobs:
         lines.append("the server gives no log-probabilities")

@@ -130,9 +130,10 @@ class TokenizeTemplate:
         text = await self.render(messages, deadline)
         return bool(tokens) and tokens == await self.tokens_of(text, deadline)
 
-    async def tokens_of(self, prompt: str, deadline: Deadline) -> list[int]:
-        """The tokens of a rendered prompt."""
-        return await self._tokenize({"prompt": prompt, "add_special_tokens": False}, deadline)
+    async def tokens_of(self, prompt: str, deadline: Deadline, *, plain: bool = True) -> list[int]:
+        """The tokens of a rendered prompt; `plain`: without any that the server would add."""
+        asked = {"prompt": prompt, "add_special_tokens": not plain}
+        return await self._tokenize(asked, deadline)
 
     async def _tokenize(self, asked: Mapping[str, Any], deadline: Deadline) -> list[int]:
         answer = await self._ask("tokenize", {"model": self._model, **asked}, deadline)
