@@ -29,7 +29,7 @@ from typing import Any
 
 import psutil
 
-from aimo2.deadline import NEVER
+from aimo2.benchmark.kernels import close_all, run_cell, times
 from aimo2.sandbox.forkserver import ForkSandbox
 from aimo2.sandbox.kernel import ForkKernel
 from aimo2.sandbox.report import LAYERS
@@ -53,19 +53,21 @@ async def sandbox_row(trials: int, layers: bool, checkpoints: bool) -> Row:
 
         async def first() -> None:
             kernel = await sandbox.create()
-            assert await run(kernel, FIRST)
+            assert await run_cell(kernel, FIRST)
             spent.append(kernel)
 
         spent: list[ForkKernel] = []
         row["start"] = await times(trials, first, lambda: close_all(spent))
         kernel = await sandbox.create()
-        row["cell"] = await times(trials, lambda: run(kernel, CELL))
-        row["paused"] = await times(trials, lambda: run(kernel, CELL), lambda: asyncio.sleep(PAUSE))
-        await run(kernel, STATE)
+        row["cell"] = await times(trials, lambda: run_cell(kernel, CELL))
+        row["paused"] = await times(
+            trials, lambda: run_cell(kernel, CELL), lambda: asyncio.sleep(PAUSE)
+        )
+        await run_cell(kernel, STATE)
 
         async def fork() -> None:
             spent.append(await kernel.fork())
-            await run(spent[-1], "state[0] = 1")
+            await run_cell(spent[-1], "state[0] = 1")
 
         async def bare_fork() -> None:
             spent.append(await kernel.fork())
@@ -97,41 +99,14 @@ async def fleet_row(sandbox: ForkSandbox, kernels: int) -> Row:
     before = set(psutil.Process().children(True))
     fleet = [await sandbox.create() for _ in range(kernels)]
     for kernel in fleet:
-        await run(kernel, FIRST)
+        await run_cell(kernel, FIRST)
         if kernel._renewal is not None:
             await kernel._renewal
     new = set(psutil.Process().children(True)) - before
     memory = [process.memory_full_info().uss / 2**20 for process in new]
-    rate = await throughput([functools.partial(run, kernel, CELL) for kernel in fleet])
+    rate = await throughput([functools.partial(run_cell, kernel, CELL) for kernel in fleet])
     await close_all(fleet)
     return {"uss_mib": [sum(memory) / kernels], "cells_per_second": [rate]}
-
-
-async def run(kernel: ForkKernel, code: str) -> str:
-    result = await kernel.run(code, timeout=60, deadline=NEVER)
-    assert result.error is None, result
-    return result.output
-
-
-async def close_all(kernels: list[ForkKernel]) -> None:
-    while kernels:
-        await kernels.pop().close()
-
-
-async def times(
-    trials: int,
-    work: Callable[[], Awaitable[object]],
-    between: Callable[[], Awaitable[object]] | None = None,
-) -> list[float]:
-    """Seconds of each trial."""
-    taken = []
-    for _ in range(trials):
-        begun = time.perf_counter()
-        await work()
-        taken.append(time.perf_counter() - begun)
-        if between is not None:
-            await between()
-    return taken
 
 
 async def throughput(clients: list[Callable[[], Awaitable[object]]], seconds: float = 5) -> float:

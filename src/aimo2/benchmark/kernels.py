@@ -23,12 +23,12 @@ async def measure_sandbox(trials: int, kernels: int) -> dict[str, list[float]]:
         await sandbox.report()
         rows = {"start to first result with SymPy": await _starts(sandbox, trials)}
         kernel = await sandbox.create()
-        await _run(kernel, _FIRST)
-        rows["a cell, back to back"] = await _times(trials, lambda: _run(kernel, "print(2 + 2)"))
-        rows["a cell, after a pause"] = await _times(
-            trials, lambda: _run(kernel, "print(2 + 2)"), lambda: asyncio.sleep(_PAUSE)
+        await run_cell(kernel, _FIRST)
+        rows["a cell, back to back"] = await times(trials, lambda: run_cell(kernel, "print(2 + 2)"))
+        rows["a cell, after a pause"] = await times(
+            trials, lambda: run_cell(kernel, "print(2 + 2)"), lambda: asyncio.sleep(_PAUSE)
         )
-        await _run(kernel, _STATE)
+        await run_cell(kernel, _STATE)
         rows["fork with 50 MiB of state"] = await _forks(kernel, trials)
         await kernel.close()
         return rows | await _fleet(sandbox, kernels)
@@ -39,9 +39,9 @@ async def _starts(sandbox: ForkSandbox, trials: int) -> list[float]:
 
     async def start() -> None:
         made.append(await sandbox.create())
-        await _run(made[-1], _FIRST)
+        await run_cell(made[-1], _FIRST)
 
-    return await _times(trials, start, lambda: _close(made))
+    return await times(trials, start, lambda: close_all(made))
 
 
 async def _forks(kernel: ForkKernel, trials: int) -> list[float]:
@@ -51,17 +51,17 @@ async def _forks(kernel: ForkKernel, trials: int) -> list[float]:
         made.append(await kernel.fork())
 
     async def rest() -> None:
-        await _close(made)
+        await close_all(made)
         await asyncio.sleep(_PAUSE)
 
-    return await _times(trials, fork, rest)
+    return await times(trials, fork, rest)
 
 
 async def _fleet(sandbox: ForkSandbox, number: int) -> dict[str, list[float]]:
     before = set(psutil.Process().children(True))
     fleet = [await sandbox.create() for _ in range(number)]
     for kernel in fleet:
-        await _run(kernel, _FIRST)
+        await run_cell(kernel, _FIRST)
     await asyncio.sleep(10 * _PAUSE)
     memory = 0.0
     for process in set(psutil.Process().children(True)) - before:
@@ -74,34 +74,38 @@ async def _fleet(sandbox: ForkSandbox, number: int) -> dict[str, list[float]]:
     async def keep_busy(kernel: ForkKernel) -> None:
         nonlocal done
         while time.perf_counter() - begun < _BUSY_SECONDS:
-            await _run(kernel, "print(2 + 2)")
+            await run_cell(kernel, "print(2 + 2)")
             done += 1
 
     await asyncio.gather(*(keep_busy(kernel) for kernel in fleet))
     rate = done / (time.perf_counter() - begun)
-    await _close(fleet)
+    await close_all(fleet)
     return {
         f"private memory of an idle kernel, of {number} (MiB)": [memory / number / 2**20],
         f"cells a second, {number} kernels at once": [rate],
     }
 
 
-async def _run(kernel: ForkKernel, code: str) -> None:
+async def run_cell(kernel: ForkKernel, code: str) -> str:
+    """Run a cell that cannot fail; its output."""
     result = await kernel.run(code, timeout=60, deadline=NEVER)
     if result.error is not None:
         raise RuntimeError(f"a cell of the benchmark failed: {result.traceback}")
+    return result.output
 
 
-async def _close(kernels: list[ForkKernel]) -> None:
+async def close_all(kernels: list[ForkKernel]) -> None:
+    """Close them and empty the list."""
     while kernels:
         await kernels.pop().close()
 
 
-async def _times(
+async def times(
     trials: int,
     work: Callable[[], Awaitable[object]],
     between: Callable[[], Awaitable[object]] | None = None,
 ) -> list[float]:
+    """Seconds of each trial; what is done `between` them is not measured."""
     taken = []
     for _ in range(trials):
         begun = time.perf_counter()

@@ -4,7 +4,6 @@ A command's module is imported when the command is asked for: together they load
 seconds, of which `aimo2 solve` needs few, and its clock runs from the process's start.
 """
 
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +12,6 @@ from typer.core import TyperGroup
 
 import aimo2
 from aimo2.cli import errors
-from aimo2.errors import Aimo2Error
 
 COMMANDS = {
     "solve": "solve:solve",
@@ -102,13 +100,4 @@ def _root(
 
 def main() -> None:
     """Run the command line; ends the process with the documented exit code."""
-    try:
-        app(prog_name="aimo2")
-    except Aimo2Error as error:
-        sys.exit(errors.fail(str(error)))
-    except KeyboardInterrupt:
-        print("aimo2: interrupted", file=sys.stderr)
-        sys.exit(errors.EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        errors.silence_stdout()
-        sys.exit(errors.EXIT_OK)
+    errors.run_command(app, "aimo2")

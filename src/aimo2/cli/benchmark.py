@@ -43,7 +43,7 @@ from aimo2.cli import errors
 from aimo2.cli.models import ensure_model
 from aimo2.cli.options import RoutingName, RoutingOption, server_config
 from aimo2.cli.running import run_async
-from aimo2.errors import Aimo2Error, ConfigError, DiskFullError, ServerError
+from aimo2.errors import ConfigError, DiskFullError, ServerError
 from aimo2.problems import read_problems
 from aimo2.serving import gpu
 from aimo2.serving.catalogue import DEFAULT_MODEL
@@ -535,18 +535,7 @@ def _positive(flag: str, number: Any) -> Any:
 
 def main() -> None:
     """`python -m aimo2.benchmark`; ends the process with the documented exit code."""
-    import sys
-
-    try:
-        app(prog_name="aimo2 benchmark")
-    except Aimo2Error as error:
-        sys.exit(errors.fail(str(error)))
-    except KeyboardInterrupt:
-        print("aimo2: interrupted", file=sys.stderr)
-        sys.exit(errors.EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        errors.silence_stdout()
-        sys.exit(errors.EXIT_OK)
+    errors.run_command(app, "aimo2 benchmark")
 
 
 __all__: Sequence[str] = ("Problem", "app", "main")

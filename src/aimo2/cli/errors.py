@@ -3,10 +3,13 @@
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from pydantic import ValidationError
 from rich.console import Console
+
+from aimo2.errors import Aimo2Error
 
 EXIT_OK = 0
 EXIT_UNANSWERED = 1
@@ -55,6 +58,20 @@ def spoken_validation(error: ValidationError) -> str:
     name = next((part for part in reversed(first["loc"]) if isinstance(part, str)), "?")
     flag = _FLAGS.get(name, "--" + name.replace("_", "-"))
     return f"{flag} {first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def run_command(command: Callable[..., Any], name: str) -> None:
+    """Run a command line; ends the process with the documented exit code."""
+    try:
+        command(prog_name=name)
+    except Aimo2Error as error:
+        sys.exit(fail(str(error)))
+    except KeyboardInterrupt:
+        print("aimo2: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        silence_stdout()
+        sys.exit(EXIT_OK)
 
 
 def silence_stdout() -> None:
