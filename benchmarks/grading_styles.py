@@ -103,7 +103,7 @@ _WIDE = {ord("0") + digit: 0xFF10 + digit for digit in range(10)}
 
 async def accepts(gold: str, reply: str, config: SolveConfig, judge: Judge) -> bool:
     """Whether a reply counts as right, as in an evaluation."""
-    found = extract(reply)
+    found = extract(reply, several=config.answer_type == "expr")
     if found is None:
         return False
     answer = await judge.canonicalise(found.raw, config.answer_type)

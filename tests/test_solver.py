@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aimo2.config import SalvageConfig, SolveConfig
+from aimo2.config import AnswerType, SalvageConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import ModelUnavailable
 from aimo2.llm import Conversation, Sampling
@@ -161,6 +161,15 @@ def test_equal_expressions_vote_together_under_the_first_one_written() -> None:
     outcome = run.solved.outcome
     assert list(outcome.votes.values()) == [2.0, 1.0]
     assert outcome.correct is True
+
+
+@pytest.mark.parametrize(("answer_type", "votes"), [("expr", {"3, 5": 1.0}), ("int", {"5": 1.0})])
+def test_boxes_in_a_list_are_one_expression_and_the_last_one_an_integer(
+    answer_type: AnswerType, votes: dict[str, float]
+) -> None:
+    said = "They are $\\boxed{3}$ and $\\boxed{5}$.\n"
+    run = run_solver(model(said), config(num_rollouts=1, answer_type=answer_type))
+    assert run.solved.outcome.votes == votes
 
 
 def test_a_judge_that_hangs_neither_passes_the_deadline_nor_loses_a_vote() -> None:

@@ -311,7 +311,7 @@ class Rollout(Attempt):
     def _said(self, text: str, *, inside: bool = False) -> Extracted | None:
         """The answer in `text`; a box in the thinking is none, it is only considered there."""
         said = prompts.outside_thinking(text, self._question.family, inside=inside)
-        return extract(said)
+        return extract(said, several=self._question.config.answer_type == "expr")
 
     async def _act(self, ending: _Ending | None) -> RolloutStop | None:
         """What follows from how the call ended; a stop reason, or `None` to go on."""

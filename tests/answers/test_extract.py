@@ -72,6 +72,31 @@ def test_code_and_output_blocks_hide_their_boxes(fence: str) -> None:
     assert extract_boxed(f"{block}\n\\boxed{{6}}") == "6"
 
 
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"The solutions are $\boxed{3}$ and $\boxed{5}$.", "3, 5"),
+        (r"$x=\boxed{3}$, $y_1 = \boxed{5}$", "3, 5"),
+        (r"\boxed{1}, \boxed{2}, and \boxed{\frac{1}{3}}", r"1, 2, \frac{1}{3}"),
+        (r"**\boxed{1}**\text{ or }\fbox{2}", "1, 2"),
+        (r"\boxed{3} and \boxed{3}", "3"),
+        (r"\boxed{7}. So $\boxed{3}$ or \boxed{5}", "3, 5"),
+        (r"\boxed{?} and \boxed{5}", "5"),
+        (r"\boxed{2/4} = \boxed{1/2}", "1/2"),
+        (r"\boxed{3} and again \boxed{5}", "5"),
+        ("\\boxed{3}\nand \\boxed{5}", "5"),
+        (r"\boxed{ \boxed{73} }", r"\boxed{73}"),
+    ],
+)
+def test_boxes_that_a_line_lists_are_one_answer_where_there_may_be_several(
+    text: str, content: str
+) -> None:
+    assert extract(text, several=True) == Extracted(content, "boxed")
+    last = extract_boxed(text)
+    assert last is not None
+    assert content.endswith(last)
+
+
 def test_a_box_does_not_reach_over_a_code_block() -> None:
     assert extract_boxed("\\boxed{1\n```python\nx\n```\n}") is None
 
@@ -122,6 +147,12 @@ def test_what_is_found_has_balanced_braces(pieces: list[str]) -> None:
         (r"The correct answer is \[73\]", "73"),
         ("The answer to the problem is 73 apples.", "73 apples"),
         ("The answer is thus 73!", "73"),
+        ("The answer is 73! Great", "73"),
+        ("The answer is 10!.", "10!"),
+        ("The answer is 10! + 5.", "10! + 5"),
+        ("The answer is 10!!.", "10!!"),
+        ("The answer is 10! ways.", "10! ways"),
+        ("The answer is 7!/3!.", "7!/3!"),
         ("答案是 73", "73"),
         ("所以答案为：$73$。", "73"),
         ("最终答案: 73", "73"),
@@ -144,6 +175,7 @@ def test_a_closing_sentence_states_an_answer(text: str, value: str) -> None:
         "The answer is not 73",
         "Is the answer 73?",
         "The answer is 73?",
+        "The answer is 73!?",
         "the answer is 73 or 74",
         "The answer is $73$ or $74$",
         "The answer is 73, but let me check",
@@ -187,7 +219,14 @@ def test_a_box_goes_before_a_sentence() -> None:
 )
 def test_a_megabyte_of_anything_is_read(piece: str) -> None:
     text = piece * (1_000_000 // len(piece))
-    assert extract(text + "\n\n\\boxed{73}") in (Extracted("73", "boxed"), None)
+    for several in (False, True):
+        found = extract(text + "\n\n\\boxed{73}", several=several)
+        assert found in (Extracted("73", "boxed"), None)
+
+
+def test_a_list_of_a_hundred_thousand_boxes_is_read() -> None:
+    text = r"\boxed{1}, " * 100_000 + r"\boxed{2}"
+    assert extract_boxed(text, several=True) == "1, 2"
 
 
 def test_a_hundred_thousand_nested_boxes_are_read() -> None:

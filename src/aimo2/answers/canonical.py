@@ -132,7 +132,7 @@ def _node(body: list[str]) -> Node:
 
 
 def _in_base(body: list[str]) -> int | None:
-    """The digits of `52_{8}` as they stand, as in `comparing`: who names the base was asked in it."""
+    """The digits of `52_{8}`, as in `comparing`: who names the base was asked in it."""
     if len(body) != 5 or body[1:3] != ["_", "{"] or not (body[0] + body[3]).isdecimal():
         return None
     digits, base = int(max(body[0])), int(body[3])

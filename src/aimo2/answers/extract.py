@@ -16,6 +16,13 @@ _CLOSING = re.compile(r"[ \t>]*(`{3,}|~{3,})[ \t]*$")
 _BOX_TOKEN = re.compile(r"\\(boxed|fbox)(?![A-Za-z])|\\.|[{}]|\n[ \t\r]*\n", re.DOTALL)
 _BRACE_AFTER = re.compile(r"[ \t]*\n?[ \t]*\{")
 _UNBRACED = re.compile(r"[ \t]*([^\s${}\\]+)")
+_SPACE = r"(?:[ \t$*~]|\\[()\[\],;:! ]|\\q?quad\b)*"
+_NAME = r"(?:\\?[A-Za-z]+(?:_(?:\w|\{\w+\}))?)"
+_AND = r"(?:,?(?:\\text\{)?[ \t]*\b(?:and|or)\b[ \t]*\}?|[,;、，和或])"
+_BETWEEN_BOXES = re.compile(
+    rf"\}}?{_SPACE}{_AND}{_SPACE}(?:{_NAME}[ \t]*=)?{_SPACE}\\(?:boxed|fbox)[ \t]*\{{?[ \t]*"
+)
+_MAX_BETWEEN = 60
 _LONGEST_PLACEHOLDER = 60
 _PLACEHOLDER = re.compile(
     r"""(?:\\?[.,?_ …-]|\\[lcd]?dots|\\(?:square|quad|qquad|Box|boxed|fbox)\b|[{}]
@@ -48,7 +55,9 @@ _PLAIN = re.compile(
         )""",
     re.VERBOSE,
 )
-_SENTENCE_END = re.compile(r"[.!?。！？]+(?=\s|$)|\*\*|\n|[。！？]")
+_FACTORIAL = r"(?<=[\d)!])!+(?:[.,;:?]|\s+[a-z]|\s*[-+*/×·=≈]\s*[\d(\\])"
+"""An exclamation mark with which the sentence does not end; where it does, it is enthusiasm."""
+_SENTENCE_END = re.compile(rf"(?!{_FACTORIAL})[.!?。！？]+(?=\s|$)|\*\*|\n|[。！？]")
 _MAX_WORDS = 2
 _TRAILING_WORDS = re.compile(rf"(?:\s*[A-Za-z²³^/%°]+){{0,{_MAX_WORDS}}}\s*")
 _CONJUNCTION = re.compile(
@@ -65,24 +74,27 @@ class Extracted:
     source: AnswerSource
 
 
-def extract(text: str) -> Extracted | None:
-    r"""The reply's answer: the last `\boxed{}`, else the closing sentence that states one."""
+def extract(text: str, *, several: bool = False) -> Extracted | None:
+    r"""The reply's answer: the last `\boxed{}`, else the closing sentence that states one.
+
+    `several`: whether an answer may have several values; boxes that one line lists are then one.
+    """
     prose = _without_code(text)
-    boxed = _last_box(prose)
+    boxed = _last_box(prose, several)
     if boxed is not None:
         return Extracted(boxed, "boxed")
     stated = _stated(prose)
     return None if stated is None else Extracted(stated, "stated")
 
 
-def extract_boxed(text: str) -> str | None:
+def extract_boxed(text: str, *, several: bool = False) -> str | None:
     r"""What the last complete `\boxed{...}` or `\fbox{...}` outside fenced blocks holds.
 
     Braces are balanced; `\{` and `\}` do not count. A box never spans an empty line, as in TeX.
     `\boxed 7` has no braces: the run of characters up to a space is taken. Empty boxes and
-    placeholders (`...`, `?`, `answer`) are no answers.
+    placeholders (`...`, `?`, `answer`) are no answers. `several` as in `extract`.
     """
-    return _last_box(_without_code(text))
+    return _last_box(_without_code(text), several)
 
 
 def extract_stated(text: str) -> str | None:
@@ -119,14 +131,33 @@ def _without_code(text: str) -> str:
     return "\n".join(kept)
 
 
-def _last_box(text: str) -> str | None:
+def _last_box(text: str, several: bool) -> str | None:
     if "\\boxed" not in text and "\\fbox" not in text:
         return None
-    for start, end in reversed(_boxes(text)):
+    boxes = _boxes(text)
+    while boxes:
+        start, end = boxes.pop()
         content = _usable(text[start:end])
         if content is not None:
-            return content
+            listed = _listed_before(start, boxes, text) if several else []
+            return ", ".join(dict.fromkeys([*listed, content]))
     return None
+
+
+def _listed_before(start: int, boxes: list[tuple[int, int]], text: str) -> list[str]:
+    r"""What the boxes hold that stand in one list with the one from `start`.
+
+    `$x = \boxed{3}$ and $x = \boxed{5}$`; `\boxed{2} = \boxed{4/2}` is no list.
+    """
+    listed: list[str] = []
+    for before, end in reversed(boxes):
+        content = _usable(text[before:end])
+        gap = text[end:start] if end < start <= end + _MAX_BETWEEN else ""
+        if content is None or not _BETWEEN_BOXES.fullmatch(gap):
+            break
+        listed.append(content)
+        start = before
+    return listed[::-1]
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:

@@ -173,7 +173,7 @@ def _equation(found: list[str], sides: Sequence[list[str]]) -> Form:
 
 
 def is_name(found: Sequence[str]) -> bool:
-    r"""`x`, `a_{1}`, `f(x)`, `\angle ABC`, `\text{Area}`, `(x, y)`: what an answer is called."""
+    r"""`x`, `a_{1}`, `f(x)`, `\angle ABC`, `\text{Area}`, `(x, y)`: what one is called."""
     if found[:1] == ["("] and close_of(found, 0) == len(found) - 1:
         return all(map(is_name, split(found[1:-1], (",",))))
     return (
@@ -208,7 +208,8 @@ _MIRRORED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 
 _GREEK_NAMES = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi"
-    " rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega"
+    " rho sigma tau upsilon phi varphi chi psi omega"
+    " Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega"
 )
 _GREEK = frozenset(f"\\{name}" for name in _GREEK_NAMES.split())
 
