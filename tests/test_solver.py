@@ -146,6 +146,26 @@ def test_the_modulus_is_applied_outside_the_model() -> None:
     assert "1000" not in run.model.calls[0].conversation.messages[0].content
 
 
+def test_answers_that_cannot_be_right_have_no_vote_and_stop_nothing() -> None:
+    run = run_solver(
+        model(boxed(123456), boxed(123456), boxed(42), boxed(-1)),
+        config(num_rollouts=4, lowest=0, highest=99_999),
+        problem=Problem(id="p", statement="s", gold="42"),
+    )
+    outcome = run.solved.outcome
+    assert (outcome.answer, outcome.votes, outcome.correct) == ("42", {"42": 1.0}, True)
+    assert outcome.num_rollouts == 4
+    assert {trace.error for trace in run.solved.traces if trace.answer is None} <= {
+        "cannot be right: 123456 is above 99999",
+        "cannot be right: -1 is below 0",
+    }
+
+
+def test_the_range_is_that_of_the_reduced_answer() -> None:
+    run = run_solver(model(boxed(41040)), config(modulus=1000, lowest=0, highest=999))
+    assert run.solved.outcome.answer == "40"
+
+
 def test_a_bare_output_weighs_less_than_a_boxed_answer() -> None:
     code = "```python\nprint(7)\n```\n"
     run = run_solver(model(code, "Done.", boxed(42)), config(num_rollouts=2, stop="never"))

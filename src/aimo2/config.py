@@ -314,6 +314,10 @@ class SolveConfig(_Config):
     answer_type: AnswerType = "int"
     modulus: Annotated[int, Field(ge=1)] | None = None
     """Integer answers are reduced by it outside the model; the model is never told."""
+    lowest: int | None = None
+    """Integers below cannot be right: they are no answer, and have no vote."""
+    highest: int | None = None
+    """Integers above; after the modulus."""
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
     salvage: SalvageConfig = SalvageConfig()

@@ -15,7 +15,8 @@
     │   └── DeadlinePassed    the deadline came before the server's answer
     ├── SandboxError          a kernel could not be made, or was used after it was closed
     └── ProtocolError         a competition's message cannot be read or written
-        └── GatewayError      the other end's conduct ended the competition's run
+        ├── GatewayError      the other end's conduct ended the competition's run
+        └── Withheld          we end before the answer: it may be asked for again
 
 A failed rollout is a record, not an exception: `ModelError` and `SandboxError` are caught at the
 rollout's boundary and stored in its trace. Every message names what was wrong and the mend.
@@ -91,3 +92,7 @@ class GatewayError(ProtocolError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class Withheld(ProtocolError):  # noqa: N818
+    """We end before there is an answer. The question stays open: whoever asks again has it."""

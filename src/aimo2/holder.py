@@ -177,3 +177,8 @@ class EngineQuestion:
             note="the engine was not ready in time",
         )
         return Solved(outcome, ())
+
+
+def reseeded(config: SolveConfig, num_resumed: int) -> SolveConfig:
+    """Other seeds in each life of an exam: the votes of an earlier one are not sampled again."""
+    return config.model_copy(update={"seed": config.seed + num_resumed})

@@ -222,7 +222,7 @@ class Solver:
             self._config,
             self._tools.model,
             self._tools.sandbox,
-            self._canonicalise,
+            self._admitted,
             self._observer,
             owner=self,
             began=self._schedule.began,
@@ -341,6 +341,19 @@ class Solver:
         return await self._tools.judge.canonicalise(
             raw, self._config.answer_type, self._config.modulus, deadline=self._schedule.last_word()
         )
+
+    async def _admitted(self, raw: str) -> Canonical:
+        """The canonical form of an answer that can be right at all."""
+        found = await self._canonicalise(raw)
+        lowest, highest = self._config.lowest, self._config.highest
+        if found.value is None or self._config.answer_type != "int":
+            return found
+        number = int(found.value)
+        if lowest is not None and number < lowest:
+            return Canonical(None, f"cannot be right: {found.value} is below {lowest}")
+        if highest is not None and number > highest:
+            return Canonical(None, f"cannot be right: {found.value} is above {highest}")
+        return found
 
     async def _score(self, waiting: Sequence[Attempt], ended: Sequence[Attempt]) -> list[float]:
         """By the scorer, until it fails: from then on all are worth the same."""

@@ -100,6 +100,17 @@ def test_an_exam_writes_its_submission_score_and_report(
     assert run.out.strip() == str(tmp_path / "again.html")
 
 
+def test_an_answer_out_of_the_range_of_the_rules_decides_nothing(
+    run: Run, problems: Path, tmp_path: Path
+) -> None:
+    scripted = model("\\boxed{123456}", "\\boxed{123456}", "\\boxed{42}")
+    flags = ("--competition", "aimo3", "--limit", "5m", "--reserve", "1s")
+    assert run("run", problems, *flags, "--out", tmp_path / "e", scripted=scripted) == 0
+    assert run.out == "a\t42\nb\t42\nc\t42\n"
+    (_, solve_config), *_ = run.configs
+    assert (solve_config.lowest, solve_config.highest) == (0, 99_999)
+
+
 def test_the_order_is_random_by_the_seed_and_the_submission_is_not(
     run: Run, problems: Path, tmp_path: Path
 ) -> None:

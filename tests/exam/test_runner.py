@@ -158,6 +158,22 @@ def test_the_same_problem_gets_the_same_answer_and_is_solved_once() -> None:
     assert len(solver.opened) == 1
 
 
+def test_an_id_that_another_problem_has_is_another_question(tmp_path: Path) -> None:
+    first, other = (Problem(id="1", statement=text) for text in ("What is 1?", "What is 2?"))
+    with ExamFolder(tmp_path) as folder:
+        exam = Exam(rules(), ScriptedSolver(), folder)
+        answers = run_virtual(sit(exam, [first, other, other]))
+    assert [answer.id for answer in answers] == ["1", answers[1].id, answers[1].id]
+    assert answers[1].id.startswith("1-")
+    assert len(exam.answers) == 2
+    with ExamFolder(tmp_path) as folder:
+        solver = ScriptedSolver()
+        assert run_virtual(sit(Exam(rules(), solver, folder), [other, first])) == [
+            answers[1], answers[0],
+        ]  # fmt: skip
+        assert solver.opened == []
+
+
 def test_two_callers_at_once_wait_for_each_other_and_one_problem_is_one_question() -> None:
     solver = ScriptedSolver()
     exam = Exam(rules(), solver, clock=LoopClock())

@@ -9,9 +9,9 @@ import pytest
 
 from aimo2.deadline import NEVER, Deadline
 from aimo2.engine import Engine
-from aimo2.errors import SetupError
+from aimo2.errors import SetupError, Withheld
 from aimo2.exam import Exam
-from aimo2.holder import EngineHolder, EngineQuestion
+from aimo2.holder import EngineHolder, EngineQuestion, reseeded
 from aimo2.kaggle.candidate import ExamPredictor
 from aimo2.llm.fake import ScriptedModel
 from aimo2.sandbox.fake import FakeSandbox
@@ -194,6 +194,26 @@ def test_an_exam_answers_with_a_guess_where_no_engine_can_be_had() -> None:
         await exam.close()
 
     held(garage, use)
+
+
+def test_each_life_of_an_exam_has_its_own_seeds() -> None:
+    first, second = (reseeded(config(seed=3), life) for life in (0, 1))
+    assert first == config(seed=3)
+    assert first.seed != second.seed
+
+
+def test_an_interrupted_question_without_votes_is_withheld_and_no_guess() -> None:
+    async def main() -> None:
+        exam = Exam(rules(), ScriptedSolver(default=Script()), clock=LoopClock())
+        predictor = ExamPredictor(exam)
+        asyncio.get_running_loop().call_later(10, exam.interrupt)
+        for name in ("p0", "p1"):
+            with pytest.raises(Withheld, match=f"{name}.*interrupted"):
+                await predictor.predict(Problem(id=name, statement="?"))
+        assert not exam.answers
+        await exam.close()
+
+    run_virtual(main())
 
 
 def test_the_best_guess_is_the_leader_of_the_question_that_runs() -> None:

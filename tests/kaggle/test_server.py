@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aimo2.errors import SetupError
+from aimo2.errors import SetupError, Withheld
 from aimo2.kaggle.predict import PredictEndpoint
 from aimo2.kaggle.server import Endpoint, InferenceServer, default_host
 from aimo2.types import Problem
@@ -40,6 +40,8 @@ class Gate:
         self.begun.append(problem.id)
         self.started.set()
         await self.opened.wait()
+        if problem.statement == "Withheld":
+            raise Withheld("not before the end")
         return str(len(problem.statement))
 
     def best(self, problem: Problem) -> str:
@@ -97,6 +99,15 @@ def test_a_problem_gets_a_frame_with_its_id_and_one_answer() -> None:
         assert frame_of(await send(predict(17, "three"))) == {"id": [17], "answer": [5]}
 
     assert served(talk) == []
+
+
+def test_an_answer_that_is_withheld_looks_like_a_server_that_is_gone() -> None:
+    async def talk(send: Send, gate: Gate) -> None:
+        gate.opened.set()
+        code, details = await failure(send(predict("0a1b", "Withheld")))
+        assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "not before the end")
+
+    assert served(talk) == ["a call is given back: not before the end"]
 
 
 def test_an_unknown_function_is_answered_in_the_competitions_words() -> None:

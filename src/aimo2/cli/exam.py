@@ -31,7 +31,7 @@ from aimo2.errors import Aimo2Error, ConfigError, InputError, ModelError, SetupE
 from aimo2.exam import Exam, ExamConfig, ExamFolder, exam_history
 from aimo2.exam.report import write_report
 from aimo2.exam.submission import score, submission, write_submission
-from aimo2.holder import START_SECONDS, EngineHolder, EngineQuestion
+from aimo2.holder import START_SECONDS, EngineHolder, EngineQuestion, reseeded
 from aimo2.policy.budget import Lessons
 from aimo2.problems import read_problems
 from aimo2.types import Problem
@@ -235,8 +235,10 @@ class _Sitting:
         return engine.open_engine(config, solve, self.board.notice, deadline)
 
     def _ask(self, problem: Problem, observer: Observer) -> EngineQuestion:
+        assert self.exam is not None
         assert self.holder is not None
-        return EngineQuestion(problem, observer, self.setup.solve, self.holder)
+        config = reseeded(self.setup.solve, self.exam.num_resumed)
+        return EngineQuestion(problem, observer, config, self.holder)
 
     def _health(self) -> str | None:
         assert self.holder is not None

@@ -84,7 +84,10 @@ class ExamFlags:
             "answer_type": rules.answer_type,
             "modulus": rules.modulus,
         }
-        return choice.chosen(engine_config, solve_flags, more)
+        config = choice.chosen(engine_config, solve_flags, more)
+        bounds = {"lowest": rules.lowest, "highest": rules.highest}
+        given = {name: bound for name, bound in bounds.items() if bound is not None}
+        return config.model_copy(update=given)
 
     def learned(self) -> Lessons | None:
         """The user's own lessons. Raises `InputError`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aimo2 import engine
+from aimo2.attempt import Observer
 from aimo2.cli import errors, flags, options
 from aimo2.cli.bundle import bundle, dry_run
 from aimo2.cli.durations import clock_text, parse_duration
@@ -26,7 +27,7 @@ from aimo2.cli.running import run_async
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.errors import ConfigError, GatewayError
 from aimo2.exam import Exam, ExamConfig, ExamFolder
-from aimo2.holder import EngineHolder, EngineQuestion
+from aimo2.holder import EngineHolder, EngineQuestion, reseeded
 from aimo2.policy.budget import Lessons
 from aimo2.problems import read_problems
 from aimo2.types import Problem
@@ -181,9 +182,14 @@ class _Service:
             await holder.close()
 
     def _exam(self, folder: ExamFolder | None, holder: EngineHolder, board: Board) -> Exam:
-        return Exam(
+        def ask(problem: Problem, observer: Observer) -> EngineQuestion:
+            return EngineQuestion(
+                problem, observer, reseeded(self.config, exam.num_resumed), holder
+            )
+
+        exam = Exam(
             self.rules,
-            lambda problem, observer: EngineQuestion(problem, observer, self.config, holder),
+            ask,
             folder,
             watcher=board,
             lessons=self.lessons,
@@ -193,6 +199,7 @@ class _Service:
                 "engine": self.engine.model_dump(mode="json"),
             },
         )
+        return exam
 
     async def _serve(
         self, exam: Exam, holder: EngineHolder, board: Board, stack: contextlib.AsyncExitStack

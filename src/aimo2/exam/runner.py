@@ -6,6 +6,7 @@ How long a question may go on is `policy.budget`'s to say; what happened is in t
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -214,6 +215,8 @@ class Exam:
         began = self._history.began
         if began is not None and began.config != config:
             raise InputError("the folder holds an exam of other rules; give an empty one")
+        asked = self._history.asked.values()
+        self._statements = {each.problem.id: each.problem.statement for each in asked}
         self._stopwatch: Stopwatch | None = None
         self._turn = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[ExamAnswer]] = {}
@@ -248,6 +251,11 @@ class Exam:
     def answers(self) -> Mapping[str, ExamAnswer]:
         """By problem, in the order in which they were given."""
         return self._history.answers
+
+    @property
+    def num_resumed(self) -> int:
+        """How often another process has gone on with it, this one included."""
+        return self._history.num_resumed
 
     @property
     def elapsed(self) -> float:
@@ -285,11 +293,18 @@ class Exam:
     async def answer(self, problem: Problem, within: float | None = None) -> ExamAnswer:
         """The answer to a problem, within its time; the same one whenever it is asked again.
 
+        The same problem is one of the same id and statement; its answer has the id of `known_as`.
+
         `within`: seconds that the caller waits at the most. Two problems at once are answered one
         after the other: the second one's limits run from its call, its own time from its turn. A
         caller that is cancelled leaves the question going: its answer is kept for the next call.
         """
         self.start()
+        own = self.known_as(problem)
+        if own.id != problem.id:
+            self._watcher.notice(f"[{problem.id}] stands for another problem already: {own.id}")
+            problem = own
+        self._statements.setdefault(problem.id, problem.statement)
         known = self._history.answers.get(problem.id)
         if known is not None:
             self._watcher.answered(known, again=True)
@@ -301,6 +316,13 @@ class Exam:
             task = asyncio.create_task(self._in_turn(problem, self.elapsed, limit))
             self._tasks[problem.id] = task
         return await asyncio.shield(task)
+
+    def known_as(self, problem: Problem) -> Problem:
+        """The problem as this exam keeps it: an id that another statement has gets a suffix."""
+        if self._statements.get(problem.id, problem.statement) == problem.statement:
+            return problem
+        digest = hashlib.sha256(problem.statement.encode()).hexdigest()[:8]
+        return problem.model_copy(update={"id": f"{problem.id}-{digest}"})
 
     def interrupt(self) -> None:
         """Ctrl-C: end the running question with the votes so far; nothing is answered after it.

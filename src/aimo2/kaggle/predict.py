@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aimo2.deadline import Deadline
-from aimo2.errors import ProtocolError
+from aimo2.errors import ProtocolError, Withheld
 from aimo2.kaggle.calls import Call, Row, answers_frame, rows
 from aimo2.kaggle.payloads import Value
 from aimo2.types import Problem
@@ -25,7 +25,10 @@ class Predictor(Protocol):
     """Who answers problems. It is asked the same problem again by a client that came back."""
 
     async def predict(self, problem: Problem, within: float | None = None) -> str:
-        """The answer, `within` so many seconds. A cancelled caller leaves the question going."""
+        """The answer, `within` so many seconds. A cancelled caller leaves the question going.
+
+        Raises `Withheld` where there will be none before the end.
+        """
         ...
 
     def best(self, problem: Problem) -> str:
@@ -36,7 +39,8 @@ class Predictor(Protocol):
 class PredictEndpoint:
     """Answers calls of `predict`, each by its limit, with the best guess where nothing better is.
 
-    Raises `ProtocolError` only for a call in which there is no problem at all.
+    Raises `ProtocolError` for a call in which there is no problem at all, and `Withheld` where
+    who answers does so: a guess would be final.
     """
 
     def __init__(
@@ -78,6 +82,8 @@ class PredictEndpoint:
             self._notify(f"[{problem.id}] the limit came before the answer: the best guess is sent")
             return self._predictor.best(problem)
         error = going.exception()
+        if isinstance(error, Withheld):
+            raise error
         if error is not None:
             self._notify(f"[{problem.id}] {type(error).__name__}: {error}; a guess is sent")
             return self._predictor.best(problem)

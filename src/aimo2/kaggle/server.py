@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Self
 import grpc
 import grpc.aio
 
-from aimo2.errors import Aimo2Error, ProtocolError, SetupError
+from aimo2.errors import Aimo2Error, ProtocolError, SetupError, Withheld
 from aimo2.kaggle.calls import Call, read_arguments, read_call, write_reply
 from aimo2.kaggle.messages import CHANNEL_OPTIONS, METHOD, PORT, SERVICE
 from aimo2.kaggle.payloads import Value
@@ -92,6 +92,10 @@ class InferenceServer:
                 raise missing(name)
             call = read_arguments(request)
             return write_reply(await endpoint(call, context.time_remaining()))
+        except Withheld as error:
+            # As one hears it of a server that is gone: the gateway asks the next one again.
+            self._notify(f"a call is given back: {error}")
+            await self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
         except Aimo2Error as error:
             await self._refuse(context, error)
         # The boundary to the gateway: a bug must reach it in the words that it understands.
@@ -102,5 +106,11 @@ class InferenceServer:
         self, context: "grpc.aio.ServicerContext[Any, Any]", error: Exception
     ) -> NoReturn:
         self._notify(f"a call was refused: {error}")
-        await context.abort(grpc.StatusCode.UNKNOWN, f"{_SPOKEN}{error}")
+        await self._abort(context, grpc.StatusCode.UNKNOWN, f"{_SPOKEN}{error}")
+
+    @staticmethod
+    async def _abort(
+        context: "grpc.aio.ServicerContext[Any, Any]", code: grpc.StatusCode, why: str
+    ) -> NoReturn:
+        await context.abort(code, why)
         raise AssertionError("abort does not return")
