@@ -122,6 +122,14 @@ def test_a_home_that_does_not_exist_yet_is_right_and_is_not_made(tmp_path: Path)
     assert not home.parent.exists()
 
 
+@pytest.mark.parametrize("below", ["", "aimo2/models"])
+def test_a_home_that_is_a_file_or_below_one_fails(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    check = doctor.check_home(ModelStore(file / below))
+    assert (check.status, f"{file} is a file" in check.detail) == ("fail", True)
+
+
 def test_a_home_that_cannot_be_written_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,7 +197,9 @@ def judge_gpus(cards: Sequence[Gpu], devices: Sequence[str], ours: bool) -> Chec
 def check_home(store: ModelStore) -> Check:
     """Whether models and logs can be kept."""
     home, missing = store.home, DEFAULT_MODEL.size - store.fetched(DEFAULT_MODEL)
-    existing = next(place for place in (home, *home.parents) if place.is_dir())
+    existing = next(place for place in (home, *home.parents) if place.exists())
+    if not existing.is_dir():
+        return judge_home(home, f"{existing} is a file", 0, missing)
     try:
         with tempfile.TemporaryFile(dir=existing):
             free = shutil.disk_usage(existing).free

@@ -84,6 +84,11 @@ def test_the_server_s_own_beginning_token_is_not_doubled() -> None:
     assert render(template) == "Be brief."
 
 
+def test_a_template_may_ask_for_tools_and_documents_and_gets_none() -> None:
+    source = "{% if tools is none and documents is none %}none{% endif %}"
+    assert render(JinjaTemplate(source)) == "none"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -91,6 +96,8 @@ def test_the_server_s_own_beginning_token_is_not_doubled() -> None:
         "{% for %}",
         "{{ messages.append(1) }}",
         "{{ messages.__class__.__mro__ }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ 1 // 0 }}",
     ],
 )
 def test_a_template_that_cannot_be_used_names_the_flag(source: str) -> None:

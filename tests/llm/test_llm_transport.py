@@ -108,10 +108,25 @@ def retry_after(value: str) -> float | None:
 
 def test_both_forms_of_retry_after_are_read() -> None:
     assert retry_after("17") == 17
-    assert retry_after("soon") is None
+    assert retry_after(" 2.5 ") == 2.5
+    for nonsense in ("soon", "²", "", "-1", "nan", "9" * 400, "Mon, 99 Foo 99999 25:61:61"):
+        assert retry_after(nonsense) is None
+    without_zone = f"{datetime.now(UTC) + timedelta(hours=1):%a, %d %b %Y %H:%M:%S}"
+    for zone in ("", " -0000"):
+        assert retry_after(without_zone + zone) == pytest.approx(3600, abs=60)
     assert retry_after(format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)) == 0
     later = retry_after(format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True))
     assert later == pytest.approx(3600, abs=60)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:secret@[::1", "http://x:99999/v1", "http://x:ab/v1", "http://[zz]/v1", "x/v1", ""],
+)
+def test_what_is_no_url_is_refused_with_the_flag_and_without_the_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="--base-url") as caught:
+        Endpoint(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_this_machine_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,17 @@ CHATML = (
 )
 """The format of Qwen and many others; a fallback that the user must ask for."""
 
+_TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a template's own expressions raise."""
+
 Ask = Callable[[str, Mapping[str, Any], Deadline], Awaitable[Any]]
 """POST a JSON object to a path under the server's root; returns the JSON answer."""
 
@@ -85,9 +96,11 @@ class JinjaTemplate:
             text = self._compiled.render(
                 messages=as_json(messages),
                 add_generation_prompt=True,
+                tools=None,
+                documents=None,
                 **self.special_tokens,
             )
-        except jinja2.TemplateError as error:
+        except _TEMPLATE_ERRORS as error:
             raise ConfigError(
                 f"the chat template cannot render these messages ({error}): "
                 "give another one with --chat-template"

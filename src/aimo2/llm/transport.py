@@ -51,8 +51,7 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_url(self.base_url):
             raise ConfigError(
                 f"--base-url {shown(self.base_url)} is no URL of a server: "
                 "give one such as http://127.0.0.1:8000/v1"
@@ -74,6 +73,15 @@ class Endpoint:
         """Whether the server is on this machine."""
         host = urlsplit(self.base_url).hostname or ""
         return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - reading it is what checks it
+    except ValueError:  # half an IPv6 address, a port that is no number
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +375,10 @@ def failure(
 
 def shown(url: str) -> str:
     """The URL without user name, password, query and fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return re.sub(r"//[^/]*@", "//", re.split("[?#]", url)[0])
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
@@ -402,13 +413,15 @@ def _message_in(said: str) -> str:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds, from either form of the header (RFC 9110, section 10.2.3)."""
-    value = headers.get("Retry-After", "")
-    if value.strip().isdigit():
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", value):  # some servers send fractions
         return float(value)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
 
 
