@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from aimo2 import presets
+from aimo2.cli.choice import FLAGS
 from aimo2.errors import ConfigError
 from aimo2.presets import Layer
 
@@ -45,7 +46,8 @@ def test_the_environment_sets_fields_and_leaves_other_variables_alone() -> None:
             "AIMO2_OPENINGS": '["plain"]',
             "AIMO2_HOME": "/x",
             "STOP": "k_equal",
-        }
+        },
+        {},
     )
     config = presets.resolve([layer])
     assert (config.num_rollouts, config.stop.rule, config.openings) == (8, "never", ("plain",))
@@ -56,6 +58,40 @@ def test_assignments_reach_any_field_also_below_a_short_form() -> None:
     layers = [Layer("", {"stop": "k_equal"}), presets.set_layer(["stop.k=2", "branch.policy=bfs"])]
     config = presets.resolve(layers)
     assert (config.stop.rule, config.stop.k, config.branch.policy) == ("k_equal", 2, "bfs")
+
+
+def test_a_flag_s_name_is_a_variable_with_the_flag_s_meaning() -> None:
+    said = {"AIMO2_TEMPERATURE": "0", "AIMO2_ROLLOUTS": "4", "AIMO2_MAX_TOKENS": "99"}
+    config = presets.resolve([presets.environment_layer(said, FLAGS)])
+    assert (config.sampling.temperature, config.num_rollouts) == (0, 4)
+    assert (config.rollout.max_tokens, config.max_tokens) == (99, None)
+    wrong = presets.environment_layer({"AIMO2_ROLLOUTS": "no"}, FLAGS)
+    with pytest.raises(ConfigError, match="environment: AIMO2_ROLLOUTS no: "):
+        presets.resolve([wrong])
+
+
+def test_variables_that_set_nothing_are_known() -> None:
+    said = ["AIMO2_TEMPRATURE", "AIMO2_TOP_P", "AIMO2_STOP__K", "AIMO2_HOME", "TEMPERATURE"]
+    assert presets.unknown_variables(dict.fromkeys(said, "1"), FLAGS) == ["AIMO2_TEMPRATURE"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [["stop.min_votes=3", "stop=never"], ["stop=never", "stop.min_votes=3"]],
+)
+def test_a_short_word_leaves_the_rest_of_its_section(said: list[str]) -> None:
+    config = presets.resolve([presets.set_layer(said)])
+    assert (config.stop.rule, config.stop.min_votes) == ("never", 3)
+    with pytest.raises(ConfigError, match=r"^--set stop x: input should be"):
+        presets.resolve([presets.set_layer(["stop=x"])])
+
+
+def test_a_setting_is_taken_back_with_none() -> None:
+    layers = [presets.preset_layer("aimo2-winner-like"), presets.set_layer(["modulus=none"])]
+    assert presets.resolve(layers).modulus is None
+    assert presets.resolve([*layers[:1], Layer("f.toml", {"timeout": "none"})]).timeout is None
+    with pytest.raises(ConfigError, match="--set num_rollouts None: input should be"):
+        presets.resolve([presets.set_layer(["num_rollouts=none"])])
 
 
 @pytest.mark.parametrize("wrong", ["stop.k", "=3", ""])
@@ -70,7 +106,7 @@ def test_an_assignment_without_name_or_value_is_refused(wrong: str) -> None:
         (Layer("f.toml", {"rollout": {"max_tokens": 0}}), r"f.toml: rollout.max_tokens 0: input"),
         (Layer("f.toml", {"speed": 1}), r"f.toml: speed 1: there is no such setting"),
         (Layer("f.toml", {"stop": {"rule": "x"}}), r"f.toml: stop.rule x: input should be"),
-        (presets.environment_layer({"AIMO2_SEED": "x"}), r"environment: AIMO2_SEED x: input"),
+        (presets.environment_layer({"AIMO2_SEED": "x"}, {}), r"environment: AIMO2_SEED x: input"),
         (presets.set_layer(["branch.children=0"]), r"^--set branch.children 0: input"),
         (
             Layer("f.toml", {"stop": {"min_votes": 9, "max_votes": 2}}),

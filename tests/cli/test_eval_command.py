@@ -232,7 +232,7 @@ def self_concurrency(run: Run) -> int:
         (["sums.jsonl", "-k", "0"], "--samples 0"),
         (["sums.jsonl", "--temperature", "9"], "--temperature 9"),
         (["sums.jsonl", "--columns", "answer=final"], "no column final for answer"),
-        (["sums.jsonl", "--modulus", "10", "--answer-type", "expr"], "--modulus needs integer"),
+        (["sums.jsonl", "--modulus", "10", "--answer-type", "expr"], "--modulus 10 needs integer"),
         (["bare.jsonl"], "no problem has a gold answer"),
         (["math500", "--data-dir", "gone"], "--data-dir gone: there is no such folder"),
     ],

@@ -176,7 +176,7 @@ def test_a_server_of_ones_own_needs_no_model_file(
         (["solve", "x", "--timeout", "-1"], "--timeout -1.0: input should be greater than 0"),
         (["solve", "x", "-n", "0"], "--rollouts 0"),
         (["solve", "x", "--openings", "slow"], "no opening is called 'slow'"),
-        (["solve", "x", "--modulus", "9", "--answer-type", "expr"], "--modulus needs integer"),
+        (["solve", "x", "--modulus", "9", "--answer-type", "expr"], "--modulus 9 needs integer"),
         (["solve", "x", "--api-key-env", "HOME"], "--api-key-env needs --base-url"),
         (["solve", "x", "--base-url", "http://x", "--api-key-env", "NO_SUCH"], "NO_SUCH"),
         (["solve", "x", "-o", "/no/such/folder/o.csv"], "/no/such/folder does not exist"),
@@ -311,6 +311,30 @@ def test_flags_beat_assignments_beat_the_environment_beat_the_file_beat_the_pres
     assert (config.seed, config.stop.rule, config.stop.k) == (4, "k_equal", 7)
 
 
+def test_a_mix_is_one_in_every_layer(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('openings = "code:2,late"\n')
+    assert run("solve", "--config", str(path), "x") == 0
+    monkeypatch.setenv("AIMO2_OPENINGS", "plain,code")
+    assert run("solve", "x") == 0
+    assert run("solve", "--set", "openings=late", "x") == 0
+    assert [config.openings for _, config in run.configs] == [
+        ("code", "late", "code"),
+        ("plain", "code"),
+        ("late",),
+    ]
+    assert run("solve", "--set", "openings=nope", "x") == 2
+    assert "--set openings: no opening is called 'nope'" in run.err
+
+
+def test_a_variable_that_is_no_setting_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIMO2_TEMPRATURE", "0")
+    assert run("solve", "x") == 0
+    assert "AIMO2_TEMPRATURE is no setting and is ignored" in run.err
+
+
 def test_every_choice_is_a_flag(run: Run) -> None:
     flags = (
         "--preset fast --stop window --min-votes 2 --max-votes 9 --certainty 0.9 --weigh"
@@ -340,6 +364,11 @@ def test_every_choice_is_a_flag(run: Run) -> None:
         (["--scorer", "reward"], "needs the reward model's URL"),
         (["--weigh", "calibrated"], "aimo2 calibrate"),
         (["--set", "stop"], "NAME=VALUE"),
+        (
+            ["--preset", "aimo2-winner-like", "--answer-type", "expr"],
+            "preset aimo2-winner-like: modulus 1000 needs integer answers",
+        ),
+        (["--modulus", "7", "--answer-type", "expr"], "--modulus 7 needs integer"),
         (["--set", "stop.speed=9"], "--set stop.speed 9: input should be"),
     ],
 )

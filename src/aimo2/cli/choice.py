@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from aimo2 import engine, presets, prompts
+from aimo2.cli import errors
 from aimo2.cli.flags import SolveFlags
 from aimo2.config import EngineConfig, OpeningConfig, SolveConfig
 from aimo2.errors import ConfigError
@@ -91,6 +93,9 @@ def chosen(
     engine_config: EngineConfig, flags: SolveFlags, more: Mapping[str, Any] | None = None
 ) -> SolveConfig:
     """What a command's flags come to: see `choose`. `more`: flags, or their field, beside them."""
+    for name in presets.unknown_variables(os.environ, FLAGS):
+        line = f"{name} is no setting and is ignored: take a flag's or a field's name"
+        errors.stderr_console().print(line, highlight=False, markup=False, soft_wrap=True)
     given = {name: getattr(flags, name) for name in FLAGS if hasattr(flags, name)}
     given |= {"code": flags.code, **(more or {})}
     config = choose(
@@ -140,7 +145,11 @@ def choose(
     layers = _layers(preset, config_file, assignments, own, flags, environment)
     config = presets.resolve([_sized(engine_config, presets.merged(layers)), *layers])
     if config.modulus is not None and config.answer_type != "int":
-        raise ConfigError("--modulus needs integer answers; use --answer-type int")
+        where = presets.place(layers, "modulus")
+        raise ConfigError(
+            f"{where} {config.modulus} needs integer answers: take --answer-type int, or take the "
+            "modulus back with --set modulus=none"
+        )
     for name in config.openings:
         prompts.find_opening(name, config.custom_openings)
     prompts.find_family(None, config.family)
@@ -156,7 +165,7 @@ def _layers(
     environment: Mapping[str, str] | None,
 ) -> list[Layer]:
     upper = [
-        presets.environment_layer(os.environ if environment is None else environment),
+        presets.environment_layer(os.environ if environment is None else environment, FLAGS),
         presets.set_layer(assignments),
         *_own_openings(own),
     ]
@@ -165,7 +174,20 @@ def _layers(
         upper.insert(0, from_file)
         preset = preset or named
     below = [presets.preset_layer(preset or presets.DEFAULT), *upper]
-    return [*below, flag_layer(flags, _custom(presets.merged(below)))]
+    custom = _custom(presets.merged(below))
+    return [*(_mixed(layer, custom) for layer in below), flag_layer(flags, custom)]
+
+
+def _mixed(layer: Layer, custom: Sequence[OpeningConfig]) -> Layer:
+    """The layer with a mix that it names, such as `code:3,late`, as its openings."""
+    mix = layer.values.get("openings")
+    if not isinstance(mix, str):
+        return layer
+    try:
+        named = prompts.parse_mix(mix, custom)
+    except ConfigError as error:
+        raise ConfigError(f"{presets.place([layer], 'openings')}: {error}") from error
+    return replace(layer, values={**layer.values, "openings": named})
 
 
 def _own_openings(own: UserOpenings) -> list[Layer]:

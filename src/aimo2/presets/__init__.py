@@ -20,6 +20,10 @@ DEFAULT = "default"
 ENVIRONMENT_PREFIX = "AIMO2_"
 _SHORT = {"branch": "policy", "stop": "rule", "weigh": "rule"}
 """Sections that may be given as one word, and what that word is."""
+_UNSET = "none"
+"""Takes a setting back to none in every layer; TOML has no word for it."""
+_OWN_VARIABLES = frozenset({"BUNDLE", "CONFIG", "DATA", "HOME", "PRESET", "VLLM_PYTHON", "WORK"})
+"""Variables of ours that are no settings."""
 _NO_SUCH = "extra_forbidden"
 
 
@@ -93,19 +97,41 @@ def file_layer(path: Path) -> tuple[Layer, str | None]:
     return Layer(str(path), values), preset
 
 
-def environment_layer(environment: Mapping[str, str]) -> Layer:
-    """`AIMO2_NUM_ROLLOUTS=8`, `AIMO2_STOP__RULE=never`: fields of the configuration in capitals.
+def environment_layer(environment: Mapping[str, str], flags: Mapping[str, str]) -> Layer:
+    """`AIMO2_TEMPERATURE=0`, `AIMO2_STOP__K=3`: flags or fields of the configuration in capitals.
 
-    Other variables of ours, such as `AIMO2_HOME`, are not looked at.
+    `flags`: the dotted field of each flag; a flag's name means what the flag does, also where a
+    field has that name, too. Other variables are left to `unknown_variables`.
     """
     values: dict[str, Any] = {}
     names: dict[str, str] = {}
     for name, text in environment.items():
-        path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        if name.startswith(ENVIRONMENT_PREFIX) and path[0] in SolveConfig.model_fields:
-            put(values, path, read_value(text))
-            names[".".join(path)] = name
+        path = _variable_path(name, flags)
+        if path is not None:
+            _give(values, names, path, text, name)
     return Layer("environment", values, names)
+
+
+def unknown_variables(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that set nothing and are nothing else of ours."""
+    return sorted(
+        name
+        for name in environment
+        if name.startswith(ENVIRONMENT_PREFIX)
+        and name.removeprefix(ENVIRONMENT_PREFIX) not in _OWN_VARIABLES
+        and _variable_path(name, flags) is None
+    )
+
+
+def _variable_path(name: str, flags: Mapping[str, str]) -> list[str] | None:
+    """The field that a variable sets; `None` where it sets none."""
+    if not name.startswith(ENVIRONMENT_PREFIX):
+        return None
+    word = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+    if word in flags:
+        return flags[word].split(".")
+    path = word.split("__")
+    return path if path[0] in SolveConfig.model_fields else None
 
 
 def set_layer(assignments: Sequence[str]) -> Layer:
@@ -116,9 +142,19 @@ def set_layer(assignments: Sequence[str]) -> Layer:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
             raise ConfigError(f"--set {assignment}: write NAME=VALUE, such as stop.rule=never")
-        put(values, path.strip().split("."), read_value(text))
-        names[path.strip()] = f"--set {path.strip()}"
+        _give(values, names, path.strip().split("."), text, f"--set {path.strip()}")
     return Layer("", values, names)
+
+
+def _give(
+    values: dict[str, Any], names: dict[str, str], path: Sequence[str], text: str, written: str
+) -> None:
+    """Put a value in its place and note how the user wrote it; a short word goes to its rule."""
+    value = read_value(text)
+    if len(path) == 1 and path[0] in _SHORT and isinstance(value, str):
+        path = [path[0], _SHORT[path[0]]]
+    put(values, path, value)
+    names[".".join(path)] = written
 
 
 def read_value(text: str) -> Any:
@@ -166,28 +202,33 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             into[key] = dict(inner) if isinstance(inner, Mapping) else {}
             _merge(into[key], given)
         else:
-            into[key] = given
+            into[key] = None if given == _UNSET else given
 
 
 def _spoken(layers: Sequence[Layer], loc: Sequence[int | str], error: Mapping[str, Any]) -> str:
     """What is wrong, in the words of the layer that said it."""
-    path = [part for part in loc if isinstance(part, str)]
+    path = ".".join(part for part in loc if isinstance(part, str))
     wrong = str(error["msg"]).removeprefix("Value error, ")
     wrong = "there is no such setting" if error["type"] == _NO_SUCH else _lower(wrong)
     given = "" if isinstance(error["input"], Mapping) else f" {error['input']}"
+    return f"{place(layers, path)}{given}: {wrong}"
+
+
+def place(layers: Sequence[Layer], field: str) -> str:
+    """Who said last what a field is to be, and in which words. `field`: dotted."""
     for layer in reversed(layers):
-        for dotted in _dotted(path):
+        for dotted in _dotted(field):
             if _has(layer.values, dotted.split(".")):
                 name = layer.names.get(dotted, dotted)
-                where = f"{layer.origin}: " if layer.origin else ""
-                return f"{where}{name}{given}: {wrong}"
-    return f"{'.'.join(path)}{given}: {wrong}"
+                return f"{layer.origin}: {name}" if layer.origin else name
+    return field
 
 
-def _dotted(path: Sequence[str]) -> Iterator[str]:
-    """The path and, where nobody gave it, the section that it is in."""
-    for length in range(len(path), 0, -1):
-        yield ".".join(path[:length])
+def _dotted(field: str) -> Iterator[str]:
+    """The field and, where nobody gave it, the section that it is in."""
+    while field:
+        yield field
+        field = field.rpartition(".")[0]
 
 
 def _has(values: Any, path: Sequence[str]) -> bool:
