@@ -26,29 +26,42 @@ def stderr_console() -> Console:
 
 
 class Stderr:
-    """Standard error as it is at each moment. A line that it does not take is lost.
+    """Standard error as it is at each moment, for a console. What it does not take is lost.
 
     A full disk or a pipe that nobody reads any more must not end what the lines are about.
     """
 
+    @property
+    def _file(self) -> TextIO:
+        """While a live display is up, rich has put a proxy in front of it, which ends here."""
+        return cast(TextIO, getattr(sys.stderr, "rich_proxied_file", sys.stderr))
+
     def write(self, text: str) -> int:
         """Write what can be written."""
         with contextlib.suppress(OSError):
-            sys.stderr.write(text)
+            self._file.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush what can be flushed."""
         with contextlib.suppress(OSError):
-            sys.stderr.flush()
+            self._file.flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+        if name == "rich_proxied_file":
+            raise AttributeError(name)
+        return getattr(self._file, name)
+
+
+def say(text: str) -> None:
+    """One line for a person, on standard error; above a live display, where one is up."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def fail(message: str) -> int:
     """Print one line that names what was wrong; returns the exit code for it."""
-    print(f"aimo2: {message}", file=Stderr())
+    say(f"aimo2: {message}")
     return EXIT_BAD_INPUT
 
 
@@ -67,7 +80,7 @@ def run_command(command: Callable[..., Any], name: str) -> None:
     except Aimo2Error as error:
         sys.exit(fail(str(error)))
     except KeyboardInterrupt:
-        print("aimo2: interrupted", file=sys.stderr)
+        say("aimo2: interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         silence_stdout()

@@ -19,12 +19,13 @@ from aimo2 import engine
 from aimo2.attempt import Observer
 from aimo2.cli import errors, flags, options
 from aimo2.cli.durations import clock_text
+from aimo2.cli.errors import say
 from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
 from aimo2.cli.exam_flags import ExamFlags
 from aimo2.cli.exam_practice import learn_command, simulate_command
 from aimo2.cli.grouped import grouped
 from aimo2.cli.models import with_model
-from aimo2.cli.running import run_async, say
+from aimo2.cli.running import run_async
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import Aimo2Error, ConfigError, InputError, ModelError, SetupError

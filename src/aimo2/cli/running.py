@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from aimo2.cli.errors import Stderr
-
 T = TypeVar("T")
 
 
@@ -19,8 +17,3 @@ def run_async(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main())
-
-
-def say(text: str) -> None:
-    """One line for a person, on standard error."""
-    print(text, file=Stderr(), flush=True)
