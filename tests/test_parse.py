@@ -45,6 +45,21 @@ def only_block(text: str) -> CodeBlock:
         ("```python title=x\na = 1\n```\n", "a = 1", ""),
         ("```python\n    a = 1\n    b = 2\n```\n", "a = 1\nb = 2", ""),
         ("<think>\nso\n```python\na = 1\n```\n", "a = 1", ""),
+        ("```python\nprint(1)```\n", "print(1)", ""),
+        ("1. ```python\n   a = 1\n   print(a)```  \n", "a = 1\nprint(a)", "   "),
+        ("```python3.11\na = 1\n```\n", "a = 1", ""),
+        ("```Python:\na = 1\n```\n", "a = 1", ""),
+        ("```python print(1)\n```\n", "print(1)", ""),
+        ("```python\tprint(1)\nprint(2)\n```\n", "print(1)\nprint(2)", ""),
+        (
+            "```python for i in range(3):\n    print(i)\n```\n",
+            "for i in range(3):\n    print(i)",
+            "",
+        ),
+        ("```python print(1)```\n", "print(1)", ""),
+        ("```python for the first part\na = 1\n```\n", "a = 1", ""),
+        ("```python\r\na = 1\r\n```\r\n", "a = 1\r", ""),
+        ("So: ```python\r\na = 1\n```\n", "a = 1", ""),
     ],
 )
 def test_block_is_found_with_its_code_dedented(text: str, code: str, indent: str) -> None:
@@ -63,6 +78,18 @@ def test_offsets_delimit_the_block_in_the_text() -> None:
 def test_a_fence_inside_a_triple_quoted_string_does_not_close() -> None:
     code = 's = """\n```\nnot the end\n```\n"""\nprint(s)'
     assert only_block(f"```python\n{code}\n```\n").code == code
+
+
+def test_a_fence_at_the_end_of_a_line_inside_a_string_does_not_close() -> None:
+    code = 's = """begins```\ngoes on```\nends"""\nprint(s)'
+    assert only_block(f"```python\n{code}```\n").code == code
+
+
+@pytest.mark.parametrize(
+    "line", ["Use ```python print(1)``` here", "```x```", "```python is fine```"]
+)
+def test_code_within_a_sentence_is_no_block(line: str) -> None:
+    assert parse(f"{line}\n") == []
 
 
 @pytest.mark.parametrize("code", ['x = "a # b"', "# it's", "y = 'it\\'s'", 'z = \'"""\''])
@@ -138,7 +165,8 @@ def test_a_box_is_seen_at_the_end_of_its_line_outside_code_and_thinking() -> Non
 
 PIECES = st.sampled_from(
     ["```", "python", "output", "\n", "~~~", "  ", "x = 1", '"""', "'", "\\boxed{4}", "- ", "# ",
-     "<think>", "</think>", "`", "````", "py", "> ", "\\", "print(x)\n", "\n```\n", "```python\n"]
+     "<think>", "</think>", "`", "````", "py", "> ", "\\", "print(x)\n", "\n```\n", "```python\n",
+     "<tool_call>", "</tool_call>", "print(x)", "{", "\r\n", " "]
 )  # fmt: skip
 
 
@@ -234,6 +262,13 @@ def test_indentation_is_put_before_each_line() -> None:
         ("1. ~~~py\n   x", "   ~~~"),
         ("So ```python\nx", "```"),
         ("a ```b``` c", None),
+        ("```python\nprint(1)```", None),
+        ("```python print(1)", "```"),
+        ("```python print(1)```", None),
+        ('```python\ns = """oops\n```\nSo', None),
+        ("```python\r\nprint(1)\r\n```\r\nSo", None),
+        ("<tool_call>print(1)", "</tool_call>"),
+        ("<tool_call>print(1)</tool_call>", None),
     ],
 )
 def test_the_fence_that_closes_the_last_block_is_known(text: str, fence: str | None) -> None:
@@ -247,16 +282,29 @@ def test_the_fence_that_closes_the_last_block_is_known(text: str, fence: str | N
         ('{"name": "python", "arguments": {"code": "print(1)\\nprint(2)"}}', "print(1)\nprint(2)"),
         ('{"name": "python", "arguments": "print(1)"}', "print(1)"),
         ('{"a": 1}', '{"a": 1}'),
+        ('[{"name": "python", "arguments": {"code": "print(1)"}}, {}]', "print(1)"),
+        (r'{"name": "python", "arguments": "{\"code\": \"print(1)\"}"}', "print(1)"),
+        ('{"name": "python", "arguments": "{1, 2}"}', "{1, 2}"),
+        ("[1, 2]", "[1, 2]"),
         ("{1, 2}", "{1, 2}"),
         ("print('```')", "print('```')"),
     ],
 )
-def test_a_tool_call_is_a_block_of_code(inside: str, code: str) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Let me see.\n<tool_call>\n{inside}\n</tool_call>\nrest",
+        "<tool_call>\n{inside}</tool_call>\nrest",
+        "<tool_call> {inside}\n</tool_call>\nrest",
+        "  <tool_call>{inside}</tool_call>  \r\nrest",
+    ],
+)
+def test_a_tool_call_is_a_block_of_code(form: str, inside: str, code: str) -> None:
     parser = FenceParser()
-    text = f"Let me see.\n<tool_call>\n{inside}\n</tool_call>\nrest"
+    text = form.format(inside=inside)
     (block,) = [event for cut in text for event in parser.feed(cut)]
     assert isinstance(block, CodeBlock)
     assert (block.code, block.runnable, block.closed) == (code, True, True)
-    assert text[: block.end].endswith("</tool_call>\n")
+    assert text[: block.end].rstrip().endswith("</tool_call>")
     assert open_fence(text) is None
     assert open_fence(text.partition("</tool")[0]) == "</tool_call>"

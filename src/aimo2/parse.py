@@ -8,6 +8,7 @@ import ast
 import json
 import re
 import textwrap
+import warnings
 from dataclasses import dataclass, replace
 
 CODE_LANGUAGES = frozenset({"python", "py", "python3", "ipython", "tool_code", "sage", "sympy"})
@@ -15,10 +16,13 @@ OUTPUT_LANGUAGES = frozenset({"output", "stdout", "console", "result", "results"
 
 _MARKER = r"(?:[-*+>]|\d{1,3}[.)])[ \t]+"
 _OPENING = re.compile(rf"^([ \t]*(?:{_MARKER})*)(`{{3,}}|~{{3,}})[ \t]*([^`\n]*)$")
-_INLINE_OPENING = re.compile(r"(```)[ \t]*(python3?|py)[ \t]*$")
+_INLINE_OPENING = re.compile(r"(```)[ \t]*(python3?|py)[ \t\r]*$")
+_WHOLE_BLOCK = re.compile(r"^([ \t]*)(`{3,})((?:python3?|py)[ \t]+([^`]+)\2)[ \t\r]*$")
+_PYTHON_VERSION = re.compile(r"(?:python|py)[\d.]*[:,]?")
+_ATTRIBUTES = re.compile(r"""(?:\w+=[\w."'-]+\s*)+""")
 _CLOSING = re.compile(r"^[ \t>]*(`{3,}|~{3,})[ \t]*([^`~\n]*)$")
 _CALL_OPENING, _CALL_CLOSING = "<tool_call>", "</tool_call>"
-"""Some models put code between these instead of fences, alone on a line; others a JSON call."""
+"""Some models put code between these instead of fences; others a JSON call."""
 _STRING_TOKEN = re.compile(r'#|"""|\'\'\'|"|\'')
 
 # A fence inside a triple-quoted string does not close the block, unless the string itself never
@@ -83,17 +87,75 @@ class _OpenBlock:
     """(number of code lines, offset) of a closing fence that stood inside a string."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What opens a block. `label`: as written. `code`: what stands behind it on the line."""
+
+    lead: str
+    fence: str
+    label: str
+    code: str = ""
+
+    @property
+    def indent(self) -> str:
+        """White space for what stands before the fence, which may be list markers."""
+        return " " * len(self.lead) if self.lead.strip() else self.lead
+
+    @property
+    def language(self) -> str:
+        words = self.label.strip().strip("{}.").lower().split()
+        word = words[0] if words else ""
+        return "python" if _PYTHON_VERSION.fullmatch(word) else word
+
+
+def _opening(line: str) -> _Opening | None:
+    if line.lstrip().startswith(_CALL_OPENING):
+        call = line.strip().removeprefix(_CALL_OPENING).strip()
+        inside = call.removesuffix(_CALL_CLOSING).strip()
+        is_call = not call or inside[:1] in ("{", "[") or _is_code_line(inside)
+        return _Opening("", _CALL_CLOSING, "python", call) if is_call else None
+    if "```" not in line and "~~~" not in line:
+        return None
+    if match := _OPENING.match(line):
+        found = _Opening(match[1], match[2], match[3])
+        behind = _behind_label(match[3])
+        if not behind:
+            return found
+        is_code = found.language in CODE_LANGUAGES and _is_code_line(behind)
+        return replace(found, code=behind) if is_code else found
+    if (match := _WHOLE_BLOCK.match(line)) and _is_code_line(match[4].strip()):
+        return _Opening(match[1], match[2], "python", _behind_label(match[3]))
+    inline = _INLINE_OPENING.search(line) if line.count("`") == 3 else None
+    return _Opening("", inline[1], inline[2]) if inline else None
+
+
+def _behind_label(text: str) -> str:
+    return text.strip().partition(text.split()[0])[2].strip() if text.strip() else ""
+
+
+def _is_code_line(text: str) -> bool:
+    """Whether this is Python, and not what may stand behind a label: words, `title=x`."""
+    whole = f"{text} pass" if text.endswith(":") else text
+    return not _ATTRIBUTES.fullmatch(text) and _looks_like_python(whole)
+
+
 class FenceParser:
     """Turns a stream of text into events, in order.
 
     `thinking`: whether the text starts inside a thinking section. `marks`: what begins and what
-    ends one.
+    ends one. `ran`: whether the text is a reply whose code ran already, so that output blocks are
+    blocks as others are, and fences inside strings, which ended a block then, are fences.
     """
 
     def __init__(
-        self, *, thinking: bool = False, marks: tuple[str, str] = ("<think>", "</think>")
+        self,
+        *,
+        thinking: bool = False,
+        marks: tuple[str, str] = ("<think>", "</think>"),
+        ran: bool = False,
     ) -> None:
         self._marks = marks
+        self._ran = ran
         self._partial: list[str] = []
         self._line_start = 0
         self._block: _OpenBlock | None = None
@@ -104,6 +166,11 @@ class FenceParser:
     def in_block(self) -> bool:
         """Whether the text so far ends inside a fenced block."""
         return self._block is not None
+
+    @property
+    def closing(self) -> str | None:
+        """What closes the block that the last whole line stands in, its indentation included."""
+        return None if self._block is None else self._block.indent + self._block.fence
 
     @property
     def offset(self) -> int:
@@ -144,15 +211,9 @@ class FenceParser:
         return self._line_outside(line, end)
 
     def _line_outside(self, line: str, end: int) -> list[Event]:
-        if line.strip() == _CALL_OPENING:
-            return self._open("", _CALL_CLOSING, "python")
-        if "```" in line or "~~~" in line:
-            opening = _OPENING.match(line)
-            if opening is not None:
-                return self._open(opening[1], opening[2], opening[3])
-            inline = _INLINE_OPENING.search(line) if line.count("`") == 3 else None
-            if inline is not None:
-                return self._open("", inline[1], inline[2])
+        opening = _opening(line)
+        if opening is not None:
+            return self._open(opening, end)
         begins, ends = line.rfind(self._marks[0]), line.rfind(self._marks[1])
         if begins != ends:  # one of them at least is there
             self._thinking = begins > ends
@@ -160,23 +221,25 @@ class FenceParser:
             self._last = None
         return [BoxSeen(end)] if "boxed" in line and not self._thinking else []
 
-    def _open(self, lead: str, fence: str, label: str) -> list[Event]:
-        """`lead`: what stands before the fence, white space and list markers."""
-        words = label.strip().strip("{}.").lower().split()
-        language = words[0] if words else ""
-        indent = " " * len(lead) if lead.strip() else lead
+    def _open(self, opening: _Opening, end: int) -> list[Event]:
+        events: list[Event] = []
+        language = opening.language
         if language in OUTPUT_LANGUAGES:
-            return self._invented(indent)
+            events = self._output_begins(opening.indent)
+            if not self._ran:
+                return events
         self._last = None
-        self._block = _OpenBlock(indent, fence, language, self._line_start, [])
-        return []
+        self._block = _OpenBlock(opening.indent, opening.fence, language, self._line_start, [])
+        if opening.code:
+            events += self._line_in_block(self._block, opening.code, end)
+        return events
 
-    def _invented(self, indent: str) -> list[Event]:
+    def _output_begins(self, indent: str) -> list[Event]:
         """An unlabelled block right before an output block was code after all."""
         last, self._last = self._last, None
         if last is not None and not last.language:
             return [replace(last, language="python")]
-        return [InventedOutput(self._line_start, indent)]
+        return [] if self._ran else [InventedOutput(self._line_start, indent)]
 
     def _line_in_block(self, block: _OpenBlock, line: str, end: int) -> list[Event]:
         if block.fence == _CALL_CLOSING:
@@ -184,15 +247,18 @@ class FenceParser:
         closing = _CLOSING.match(line)
         if closing is not None and self._closes(block, closing):
             if not block.quote:
-                return self._close(block, line, closing[2], end)
+                return self._close(block, closing, end)
             if block.early_end is None:
                 block.early_end = (len(block.lines), end)
+        elif (last := _before_fence(line, block)) is not None:
+            block.lines.append(last)
+            return self._emit(block, len(block.lines), end, closed=True)
         block.lines.append(line)
         if block.language not in CODE_LANGUAGES and "boxed" in line and not self._thinking:
             return [BoxSeen(end)]
         if block.language and block.language not in CODE_LANGUAGES:
             return []
-        block.quote = _string_state(line, block.quote)
+        block.quote = "" if self._ran else _string_state(line, block.quote)
         if not block.quote:
             block.early_end = None
         elif block.early_end and len(block.lines) - block.early_end[0] > _MAX_STRING_LINES:
@@ -200,10 +266,11 @@ class FenceParser:
         return []
 
     def _line_in_call(self, block: _OpenBlock, line: str, end: int) -> list[Event]:
-        if line.strip() == _CALL_CLOSING:
-            return self._emit(block, len(block.lines), end, closed=True)
-        block.lines.append(line)
-        return []
+        before = line.rstrip().removesuffix(_CALL_CLOSING)
+        closes = before != line.rstrip()
+        if before.strip() or not closes:
+            block.lines.append(before if closes else line)
+        return self._emit(block, len(block.lines), end, closed=True) if closes else []
 
     @staticmethod
     def _closes(block: _OpenBlock, closing: re.Match[str]) -> bool:
@@ -215,11 +282,15 @@ class FenceParser:
             and (not label or label in OUTPUT_LANGUAGES)
         )
 
-    def _close(self, block: _OpenBlock, line: str, label: str, end: int) -> list[Event]:
-        if label.strip():
-            # The model closed the block by beginning its output: the text ends before that line.
-            return self._emit(block, len(block.lines), self._line_start, closed=False)
-        return self._emit(block, len(block.lines), end, closed=True)
+    def _close(self, block: _OpenBlock, closing: re.Match[str], end: int) -> list[Event]:
+        label = closing[2].strip().lower()
+        if not label:
+            return self._emit(block, len(block.lines), end, closed=True)
+        # The model closed the block by beginning its output: the text ends before that line.
+        events = self._emit(block, len(block.lines), self._line_start, closed=False)
+        if self._ran:
+            self._block = _OpenBlock(block.indent, closing[1], label, self._line_start, [])
+        return events
 
     def _end_early(self, block: _OpenBlock, end: int) -> CodeBlock:
         num_lines, closed = len(block.lines), False
@@ -239,17 +310,42 @@ class FenceParser:
         return [event]
 
 
+def _before_fence(line: str, block: _OpenBlock) -> str | None:
+    """What stands before a closing fence that was put at the end of a line of the block's text.
+
+    `None` where there is no such fence, or where it stands inside a triple-quoted string.
+    """
+    text = line.rstrip()
+    before = text.removesuffix(block.fence)
+    if before == text or not before.strip() or block.fence[0] in before:
+        return None
+    return None if _string_state(before, block.quote) else before
+
+
 def _called_code(text: str) -> str:
-    """The code of a JSON tool call, `{"name": ..., "arguments": {"code": ...}}`, or the text."""
-    if not text.startswith("{"):
-        return text
-    try:
-        call = json.loads(text)
-        arguments = call["arguments"]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return text
+    """The code of a JSON tool call, `{"name": ..., "arguments": {"code": ...}}`, or the text.
+
+    The arguments may be JSON in a string, and the call the first one of a list.
+    """
+    call = _decoded(text)
+    if isinstance(call, list) and call:
+        call = call[0]
+    arguments = call.get("arguments") if isinstance(call, dict) else None
+    if isinstance(arguments, str):
+        inner = _decoded(arguments)
+        arguments = inner if isinstance(inner, dict) and "code" in inner else arguments
     code = arguments.get("code") if isinstance(arguments, dict) else arguments
     return code if isinstance(code, str) else text
+
+
+def _decoded(text: str) -> object:
+    """What the JSON text says where it is an object or a list; else `None`."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _string_state(line: str, quote: str) -> str:
@@ -294,7 +390,9 @@ def _looks_like_python(code: str) -> bool:
     if not code.strip() or len(code) > 20_000:
         return False
     try:
-        body = ast.parse(code).body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes such as "\d", which Python still takes
+            body = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.For, ast.While, ast.Assign)
@@ -305,31 +403,13 @@ def _looks_like_python(code: str) -> bool:
 
 
 def open_fence(text: str) -> str | None:
-    """What closes the fenced block that `text` ends in, its indentation included; `None` if none.
+    """What closes the fenced block that a reply ends in, its indentation included; `None` if none.
 
-    Output blocks count, unlike in `FenceParser`, which is not fed what was injected. Fences inside
-    strings are taken for fences here.
+    Output blocks count, and fences inside strings are taken for fences.
     """
-    indent, fence = "", ""
-    for line in text.split("\n"):
-        if fence == _CALL_CLOSING:
-            fence = "" if line.strip() == _CALL_CLOSING else fence
-        elif fence:
-            closing = _CLOSING.match(line)
-            if closing is None or closing[1][0] != fence[0] or len(closing[1]) < len(fence):
-                continue
-            if not closing[2].strip():
-                fence = ""
-            elif closing[2].strip().lower() in OUTPUT_LANGUAGES:
-                fence = closing[1]
-        elif line.strip() == _CALL_OPENING:
-            indent, fence = "", _CALL_CLOSING
-        elif opening := _OPENING.match(line):
-            lead, fence = opening[1], opening[2]
-            indent = " " * len(lead) if lead.strip() else lead
-        elif line.count("`") == 3 and (inline := _INLINE_OPENING.search(line)):
-            indent, fence = "", inline[1]
-    return indent + fence if fence else None
+    parser = FenceParser(ran=True)
+    parser.feed(text + "\n")
+    return parser.closing
 
 
 class LoopDetector:

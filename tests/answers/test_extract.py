@@ -4,7 +4,16 @@ from hypothesis import strategies as st
 
 from aimo2.answers import Extracted, extract, extract_boxed, extract_stated
 
-FENCES = ("```python\n{}\n```", "~~~\n{}\n~~~", "  ```output\n  {}\n  ```", "- ```py\n  {}\n  ```")
+FENCES = (
+    "```python\n{}\n```",
+    "~~~sympy\n{}\n~~~",
+    "  ```output\n  {}\n  ```",
+    "- ```py\n  {}\n  ```",
+    "```python3.11\r\n{}\r\n```\r",
+    "```python\n{}```",
+    "<tool_call>\n{}\n</tool_call>",
+    "<tool_call>\n{}</tool_call>",
+)
 PROSE = st.text(st.characters(exclude_characters="\\`~{}"), max_size=60)
 
 
@@ -64,7 +73,9 @@ def test_a_placeholder_or_a_broken_box_is_no_answer(box: str) -> None:
     assert extract_boxed(rf"\boxed{{5}} then {box}") == "5"
 
 
-@pytest.mark.parametrize("fence", FENCES)
+@pytest.mark.parametrize(
+    "fence", [*FENCES, "```\n{}\n```", '<tool_call>{{"arguments": "{}"}}</tool_call>']
+)
 def test_code_and_output_blocks_hide_their_boxes(fence: str) -> None:
     block = fence.format(r"print('\boxed{1}')")
     assert extract(block) is None
@@ -104,6 +115,19 @@ def test_a_box_does_not_reach_over_a_code_block() -> None:
 def test_a_labelled_fence_that_never_closes_hides_the_rest_and_a_bare_one_nothing() -> None:
     assert extract_boxed("```python\n\\boxed{1}") is None
     assert extract_boxed("text\n```\n\\boxed{1}") == "1"
+
+
+@pytest.mark.parametrize("label", ["latex", "text", "markdown", "math", "", "LaTeX "])
+@pytest.mark.parametrize("end", ["\n```", "\r\n```\r\nDone.", "```", ""])
+def test_a_box_in_a_block_that_is_no_code_is_an_answer(label: str, end: str) -> None:
+    text = f"\\boxed{{5}} no:\n```{label}\n\\boxed{{73}}{end}"
+    assert extract(text) == Extracted("73", "boxed")
+
+
+def test_a_carriage_return_hides_nothing_behind_code() -> None:
+    text = "Code:\r\n```python\r\nprint(1)\r\n```\r\nSo \\boxed{73}.\r\n"
+    assert extract_boxed(text) == "73"
+    assert extract_stated(text.replace("So \\boxed{73}", "The answer is 73")) == "73"
 
 
 def test_a_shorter_or_other_fence_does_not_close_a_block() -> None:

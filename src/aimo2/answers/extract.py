@@ -6,12 +6,8 @@ Time is linear in the reply's length, whatever it holds. Knows nothing of what a
 import re
 from dataclasses import dataclass
 
+from aimo2.parse import OUTPUT_LANGUAGES, CodeBlock, FenceParser
 from aimo2.types import AnswerSource
-
-_MARKER = r"(?:[-*+>]|\d{1,3}[.)])[ \t]+"
-_OPENING = re.compile(rf"[ \t]*(?:{_MARKER})*(`{{3,}}|~{{3,}})[ \t]*([^`\n]*)$")
-_INLINE_OPENING = re.compile(r"(?<!`)(`{3,})[ \t]*(python3?|py|output)[ \t]*$")
-_CLOSING = re.compile(r"[ \t>]*(`{3,}|~{3,})[ \t]*$")
 
 _BOX_TOKEN = re.compile(r"\\(boxed|fbox)(?![A-Za-z])|\\.|[{}]|\n[ \t\r]*\n", re.DOTALL)
 _BRACE_AFTER = re.compile(r"[ \t]*\n?[ \t]*\{")
@@ -79,22 +75,23 @@ def extract(text: str, *, several: bool = False) -> Extracted | None:
 
     `several`: whether an answer may have several values; boxes that one line lists are then one.
     """
-    prose = _without_code(text)
-    boxed = _last_box(prose, several)
+    boxed = extract_boxed(text, several=several)
     if boxed is not None:
         return Extracted(boxed, "boxed")
-    stated = _stated(prose)
+    stated = extract_stated(text)
     return None if stated is None else Extracted(stated, "stated")
 
 
 def extract_boxed(text: str, *, several: bool = False) -> str | None:
-    r"""What the last complete `\boxed{...}` or `\fbox{...}` outside fenced blocks holds.
+    r"""What the last complete `\boxed{...}` or `\fbox{...}` outside code and its output holds.
 
     Braces are balanced; `\{` and `\}` do not count. A box never spans an empty line, as in TeX.
     `\boxed 7` has no braces: the run of characters up to a space is taken. Empty boxes and
     placeholders (`...`, `?`, `answer`) are no answers. `several` as in `extract`.
     """
-    return _last_box(_without_code(text), several)
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return None
+    return _last_box(_without_blocks(text, code_only=True), several)
 
 
 def extract_stated(text: str) -> str | None:
@@ -103,37 +100,33 @@ def extract_stated(text: str) -> str | None:
     Conservative: a hedge, a condition, a question or more than two words behind the value give
     `None`, and a bare "= 73" is not a statement.
     """
-    return _stated(_without_code(text))
+    if not _ANCHOR.search(text):
+        return None
+    return _stated(_without_blocks(text, code_only=False))
 
 
-def _without_code(text: str) -> str:
-    """The text without its fenced blocks, output blocks included.
+def _without_blocks(text: str, *, code_only: bool) -> str:
+    """The text without its fenced blocks; `code_only`: keep those of LaTeX, Markdown or plain text.
 
-    A fence without a label that is never closed is taken for a stray one and hides nothing.
+    What hides is what ran or was put out, and what would run. A fence without a label that is
+    never closed is taken for a stray one and hides nothing.
     """
+    parser = FenceParser(ran=True)
+    events = [*parser.feed(text), *parser.finish()]
+    blocks = {event.start: event for event in events if isinstance(event, CodeBlock)}
     kept: list[str] = []
-    fence, label, first = "", "", 0
-    for line in text.split("\n"):
-        if fence:
-            kept.append(line)
-            closing = _CLOSING.match(line)
-            if closing and closing[1].startswith(fence):
-                kept[first:] = [""]
-                fence = ""
-        elif opening := _OPENING.match(line) or _INLINE_OPENING.search(line):
-            fence, label = opening[1], opening[2].strip()
-            kept += [line[: opening.start(1)], ""]
-            first = len(kept)
-        else:
-            kept.append(line)
-    if fence and label:
-        del kept[first:]
-    return "\n".join(kept)
+    position = 0
+    for block in blocks.values():
+        stray = not block.closed and not block.language
+        is_code = block.runnable or block.language in OUTPUT_LANGUAGES
+        if not stray and (is_code or not code_only):
+            mark = "<tool_call>" if block.fence == "</tool_call>" else block.fence
+            kept += [text[position : text.index(mark, block.start)], "\n\n"]
+            position = block.end
+    return "".join([*kept, text[position:]])
 
 
 def _last_box(text: str, several: bool) -> str | None:
-    if "\\boxed" not in text and "\\fbox" not in text:
-        return None
     boxes = _boxes(text)
     while boxes:
         start, end = boxes.pop()
