@@ -161,6 +161,7 @@ def test_a_box_is_seen_at_the_end_of_its_line_outside_code_and_thinking() -> Non
     assert parse("<think>\n\\boxed{3}\n</think>\nx\n") == []
     assert parse("<think>\n\\boxed{3}\n</think>\n\\boxed{4}\n") == [BoxSeen(end=37)]
     assert BoxSeen(end=14) in parse("```\n\\boxed{3}\n```\n")
+    assert BoxSeen(end=22) in parse("```latex\n\\boxed{3}```\n")
 
 
 PIECES = st.sampled_from(

@@ -252,10 +252,12 @@ class FenceParser:
                 block.early_end = (len(block.lines), end)
         elif (last := _before_fence(line, block)) is not None:
             block.lines.append(last)
-            return self._emit(block, len(block.lines), end, closed=True)
+            return self._boxes(block, last, end) + self._emit(
+                block, len(block.lines), end, closed=True
+            )
         block.lines.append(line)
-        if block.language not in CODE_LANGUAGES and "boxed" in line and not self._thinking:
-            return [BoxSeen(end)]
+        if boxes := self._boxes(block, line, end):
+            return boxes
         if block.language and block.language not in CODE_LANGUAGES:
             return []
         block.quote = "" if self._ran else _string_state(line, block.quote)
@@ -264,6 +266,10 @@ class FenceParser:
         elif block.early_end and len(block.lines) - block.early_end[0] > _MAX_STRING_LINES:
             return [self._end_early(block, end)]
         return []
+
+    def _boxes(self, block: _OpenBlock, line: str, end: int) -> list[Event]:
+        is_seen = block.language not in CODE_LANGUAGES and not self._thinking
+        return [BoxSeen(end)] if is_seen and "boxed" in line else []
 
     def _line_in_call(self, block: _OpenBlock, line: str, end: int) -> list[Event]:
         before = line.rstrip().removesuffix(_CALL_CLOSING)

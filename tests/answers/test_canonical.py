@@ -183,6 +183,8 @@ def test_any_integer_is_read_out_of_a_box(n: int, style: str, group: Callable[[i
         (r"\text{-5}", "-5"),
         (r"1024 \approx 1.02\times 10^3", "1024"),
         (r"2^{10} = 1024 \approx 1000", "1024"),
+        (r"m+n \approx 73", "73"),
+        (r"x_1 \approx 73", "73"),
         ("5万", "50000"),
         (r"5\text{万元}", "50000"),
         ("3亿人", "300000000"),

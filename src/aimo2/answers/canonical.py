@@ -110,10 +110,10 @@ def _integer(raw: str, modulus: int | None) -> Canonical:
 def _right_side(found: list[str]) -> list[str]:
     """What stands behind the last `=`, or before it where only a name stands behind it.
 
-    Before an `\\approx`, unless only a name stands there.
+    Before an `\\approx`, unless only names stand there.
     """
     exactly, *roughly = split(found, ("\\approx",))
-    if roughly and exactly and not is_name(exactly):
+    if roughly and _has_digit(exactly) and not is_name(exactly):
         found = exactly
     sides = [side for side in split(found, ("=", "\\equiv", "\\approx", "\\in")) if side]
     bodies = [body for side in sides if (body := without_unit(unwrapped(side))[0])]
