@@ -86,6 +86,16 @@ def test_a_short_word_leaves_the_rest_of_its_section(said: list[str]) -> None:
         presets.resolve([presets.set_layer(["stop=x"])])
 
 
+def test_a_limit_for_every_model_voids_a_lower_one_for_those_that_think() -> None:
+    preset = presets.preset_layer("default")
+    usual = presets.resolve([preset, presets.set_layer(["rollout.max_code_runs=9"])]).rollout
+    assert usual.token_limit(thinks=True) > 4 * usual.token_limit(thinks=False)
+    given = presets.resolve([preset, presets.set_layer(["rollout.max_tokens=99"])]).rollout
+    assert given.token_limit(thinks=True) == given.token_limit(thinks=False) == 99
+    both = ["rollout.max_tokens=9", "rollout.max_tokens_thinking=10"]
+    assert presets.resolve([preset, presets.set_layer(both)]).rollout.token_limit(thinks=True) == 10
+
+
 def test_a_setting_is_taken_back_with_none() -> None:
     layers = [presets.preset_layer("aimo2-winner-like"), presets.set_layer(["modulus=none"])]
     assert presets.resolve(layers).modulus is None

@@ -322,6 +322,17 @@ def test_a_box_in_thinking_that_was_cut_off_is_no_answer_and_one_is_forced() -> 
     assert (lost.rollout.trace().answer, lost.rollout.trace().answer_source) == ("12", "guessed")
 
 
+@pytest.mark.parametrize(("name", "asked"), [("qwen3", 50), ("qwen", 9)])
+def test_a_model_that_thinks_has_a_limit_of_its_own(name: str, asked: int) -> None:
+    settings = config(max_tokens=9, max_tokens_thinking=50)
+    ran = run_rollout(model("</think>\\boxed{42}\n"), settings, family=families()[name])
+    assert ran.model.calls[0].sampling.max_tokens == asked
+    alone = run_rollout(
+        model("</think>\\boxed{42}\n"), config(max_tokens=9), family=families()[name]
+    )
+    assert alone.model.calls[0].sampling.max_tokens == 9
+
+
 def test_canonical_form_comes_from_the_caller() -> None:
     ran = run_rollout(
         model("\\boxed{1042}"),

@@ -81,6 +81,9 @@ class RolloutConfig(_Config):
 
     max_tokens: Annotated[int, Field(ge=1)] = 1024
     """Sampled tokens, all turns together."""
+    max_tokens_thinking: Annotated[int, Field(ge=1)] | None = None
+    """The same for a model that thinks; `None` takes `max_tokens`, and so does every layer that
+    sets only that, above one that sets this."""
     max_code_runs: Annotated[int, Field(ge=0)] = 4
     """0 means that the model is not offered code."""
     timeout: Annotated[float, Field(gt=0)] | None = None
@@ -96,6 +99,10 @@ class RolloutConfig(_Config):
     max_thinking_tokens: Annotated[int, Field(ge=1)] | None = None
     """Thinking that takes longer is ended, and the answer asked for."""
     max_waits: Annotated[int, Field(ge=0)] = 2
+
+    def token_limit(self, *, thinks: bool) -> int:
+        """Sampled tokens of a rollout whose model thinks, or does not."""
+        return (self.max_tokens_thinking if thinks else None) or self.max_tokens
 
 
 class SalvageConfig(_Config):

@@ -84,6 +84,7 @@ class Rollout(Attempt):
         """`opening`: of a root; `None` takes the question's openings in turn."""
         super().__init__(question, index, opening, path, variation)
         self._limits = question.config.rollout
+        self._max_tokens = self._limits.token_limit(thinks=self._start.thinks)
         self._with_code = self._start.with_code
         self._fence = FenceRule(self._start.opening, thinks=self._start.thinks)
         self._nudge = variation.nudge
@@ -163,7 +164,7 @@ class Rollout(Attempt):
             self._abandon_turn()
 
     async def _turns(self) -> RolloutStop | None:
-        while self.num_tokens < self._limits.max_tokens:
+        while self.num_tokens < self._max_tokens:
             if self._soft.passed():
                 raise DeadlinePassed("the deadline came between two turns")
             ending = await self._sample()
@@ -227,7 +228,7 @@ class Rollout(Attempt):
             top_p=wanted.top_p,
             min_p=wanted.min_p,
             top_k=wanted.top_k,
-            max_tokens=self._limits.max_tokens - self.num_tokens,
+            max_tokens=self._max_tokens - self.num_tokens,
             seed=seed,
             logprobs=config.top_candidates,
             special_tokens=self._question.family.keeps_special_tokens,
@@ -338,7 +339,7 @@ class Rollout(Attempt):
         if not hit_limit:
             return "no_answer"
         # A server whose context is full says "length", too, before our own limit.
-        return "max_tokens" if self.num_tokens >= self._limits.max_tokens else "max_context"
+        return "max_tokens" if self.num_tokens >= self._max_tokens else "max_context"
 
     async def _check_answer(self) -> RolloutStop | None:
         """A boxed answer ends the rollout if it is usable; otherwise the model goes on."""

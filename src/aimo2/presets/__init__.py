@@ -22,6 +22,8 @@ _SHORT = {"branch": "policy", "stop": "rule", "weigh": "rule"}
 """Sections that may be given as one word, and what that word is."""
 _UNSET = "none"
 """Takes a setting back to none in every layer; TOML has no word for it."""
+_LIMIT, _THINKING_LIMIT = "max_tokens", "max_tokens_thinking"
+"""Who sets the first alone means every model: what a lower layer said of thinking is void."""
 _OWN_VARIABLES = frozenset({"BUNDLE", "CONFIG", "DATA", "HOME", "PRESET", "VLLM_PYTHON", "WORK"})
 """Variables of ours that are no settings."""
 _NO_SUCH = "extra_forbidden"
@@ -195,6 +197,8 @@ def merged(layers: Sequence[Layer]) -> dict[str, Any]:
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    if _LIMIT in values:
+        into.pop(_THINKING_LIMIT, None)
     for key, value in values.items():
         given = {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
         if isinstance(given, Mapping):
