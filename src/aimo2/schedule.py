@@ -7,7 +7,7 @@ from aimo2.config import SolveConfig
 from aimo2.deadline import NEVER, Deadline
 from aimo2.turns import Pace
 
-LAST_WORD_SECONDS = 0.3
+_LAST_WORD_SECONDS = 0.3
 """Rollouts are cancelled this long before the deadline, so that the vote is out in time."""
 LEAST_WAIT_SECONDS = 0.002
 """A wait that rounding makes too short for the clock to move would be repeated for ever."""
@@ -38,7 +38,7 @@ class Schedule:
 
     def last_word(self) -> Deadline:
         """When nothing may change the outcome any more."""
-        return self.deadline.earlier(LAST_WORD_SECONDS)
+        return self.deadline.earlier(_LAST_WORD_SECONDS)
 
     def voted_by(self) -> Deadline:
         """When the rollouts' votes have to be in."""

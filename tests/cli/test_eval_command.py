@@ -1,6 +1,5 @@
 import contextlib
 import json
-import signal
 import sys
 import types
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aimo2 import cli, engine
+from aimo2 import engine
 from aimo2.answers import Judge
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
@@ -17,19 +16,18 @@ from aimo2.evals.store import read_run
 from aimo2.llm.fake import ScriptedModel
 from aimo2.sandbox.fake import FakeSandbox
 from aimo2.solver import Tools
+from tests.cli.command import Command, handlers_kept
 from tests.evals.exam import write_sums
 from tests.evals.test_runner import summing
 from tests.scripted import execute
 
 
-class Run:
+class Run(Command):
     """Runs `aimo2` in this process on a scripted engine that adds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capfd = capfd
+        super().__init__(monkeypatch, capfd)
         self.configs: list[tuple[EngineConfig, SolveConfig]] = []
-        self.out = self.err = ""
 
     def __call__(self, *args: str) -> int:
         @contextlib.asynccontextmanager
@@ -48,12 +46,7 @@ class Run:
         self._monkeypatch.setattr(
             "aimo2.cli.models.ensure_model", lambda name, console: Path("/models") / name
         )
-        self._monkeypatch.setattr(sys, "argv", ["aimo2", *args])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        self.out, self.err = self._capfd.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else int(code is not None)
+        return self.invoke(*args)
 
 
 @pytest.fixture
@@ -61,10 +54,8 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Run]:
     monkeypatch.chdir(tmp_path)
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield Run(monkeypatch, capfd)
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+    with handlers_kept():
+        yield Run(monkeypatch, capfd)
 
 
 @pytest.fixture

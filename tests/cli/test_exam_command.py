@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from aimo2 import cli, engine
+from aimo2 import engine
 from aimo2.answers import Judge
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
@@ -20,17 +20,16 @@ from aimo2.exam import exam_history
 from aimo2.llm.fake import Delay, ScriptedModel
 from aimo2.sandbox.fake import FakeSandbox
 from aimo2.solver import Tools
+from tests.cli.command import Command, handlers_kept
 from tests.scripted import execute, model
 
 
-class Run:
+class Run(Command):
     """Runs `aimo2 exam` in this process on a scripted engine."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capfd = capfd
+        super().__init__(monkeypatch, capfd)
         self.configs: list[tuple[EngineConfig, SolveConfig]] = []
-        self.out = self.err = ""
         self.failures: list[str | None] = []
         self.set_up_errors: list[Exception] = []
 
@@ -55,20 +54,13 @@ class Run:
         self._monkeypatch.setattr(
             "aimo2.cli.models.ensure_model", lambda name, console: Path("/models") / name
         )
-        self._monkeypatch.setattr(sys, "argv", ["aimo2", "exam", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        self.out, self.err = self._capfd.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else int(code is not None)
+        return self.invoke("exam", *map(str, args))
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield Run(monkeypatch, capfd)
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+    with handlers_kept():
+        yield Run(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ import csv
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from aimo2 import cli, engine
+from aimo2 import engine
 from aimo2.answers import Judge
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
@@ -22,17 +21,16 @@ from aimo2.sandbox.fake import FakeSandbox
 from aimo2.serving.catalogue import DEFAULT_MODEL
 from aimo2.solver import Tools
 from aimo2.types import Trace
+from tests.cli.command import Command, handlers_kept
 from tests.scripted import execute, model
 
 
-class Run:
+class Run(Command):
     """Runs `aimo2` in this process on a scripted engine."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capfd = capfd
+        super().__init__(monkeypatch, capfd)
         self.configs: list[tuple[EngineConfig, SolveConfig]] = []
-        self.out = self.err = ""
         self.set_up_error: Exception | None = None
         self.began = time.time()
 
@@ -57,21 +55,14 @@ class Run:
 
         self._monkeypatch.setattr(engine, "open_engine", open_engine)
         self._monkeypatch.setattr("aimo2.cli.models.ensure_model", self._ensure_model)
-        self._monkeypatch.setattr(sys, "argv", ["aimo2", *args])
         self._monkeypatch.setattr(psutil.Process, "create_time", lambda process: self.began)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        self.out, self.err = self._capfd.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else int(code is not None)
+        return self.invoke(*args)
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield Run(monkeypatch, capfd)
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+    with handlers_kept():
+        yield Run(monkeypatch, capfd)
 
 
 def problems(tmp_path: Path, *rows: dict[str, object]) -> str:
