@@ -8,7 +8,7 @@ from pathlib import Path
 from aimo2.config import SolveConfig
 from aimo2.evals.datasets import Dataset, Item
 from aimo2.evals.samples import Classes, Grade, Sample, outcome_of
-from aimo2.evals.store import RunConfig, RunStore, new_record
+from aimo2.evals.store import Mode, RunConfig, RunStore, new_record
 from aimo2.types import Problem, TokenStats, Trace, Turn
 from tests.saved import code_run, trace, turn
 
@@ -27,9 +27,13 @@ def drawn_run(
     with_logprobs: bool = True,
     with_gold: bool = True,
     ids: str = "p{}",
+    mode: Mode = "samples",
+    cut: int = 0,
+    done_problems: int | None = None,
 ) -> Path:
     """A finished run. `skill`: chance of a right sample, less for later problems; `longer`: how
-    many times as long a wrong sample is as a right one.
+    many times as long a wrong sample is as a right one; `cut`: of each problem's samples the last
+    ones, which its vote cut short; `done_problems`: the others have their first sample only.
     """
     draw = random.Random(seed)
     items = [
@@ -44,7 +48,7 @@ def drawn_run(
         dataset="drawn",
         dataset_sha256=data.sha256,
         limit=None,
-        mode="samples",
+        mode=mode,
         samples=samples,
         model="a model <b>",
         solve=SolveConfig(num_rollouts=samples, seed=seed),
@@ -55,12 +59,21 @@ def drawn_run(
             for k in range(samples):
                 right = draw.random() < skill * (1.2 - n / problems)
                 made = _trace(draw, item.problem, n, k, right, longer, with_code, with_logprobs)
+                if k >= samples - cut:
+                    made = made.model_copy(
+                        update={"answer": None, "answer_source": None, "stop_reason": "cancelled"}
+                    )
                 store.add_trace(made)
                 correct = None if not with_gold else right and made.answer is not None
                 grade = Grade(problem_id=item.problem.id, rollout=k, correct=correct)
                 done.append(store.add_grade(made, grade))
-            classes = _classes(item.problem, done)
-            store.add_end(classes, outcome_of(item.problem, done, classes))
+                if n >= (problems if done_problems is None else done_problems):
+                    break
+            else:
+                classes = _classes(item.problem, done)
+                ended = outcome_of(item.problem, done, classes)
+                rule = "majority" if cut else "exhausted"
+                store.add_end(classes, ended.model_copy(update={"stop_reason": rule}))
         store.write_samples()
     return folder
 

@@ -70,7 +70,7 @@ def test_caveats_name_contamination_grading_and_what_is_left_out(tmp_path: Path)
     assert "contamination" in said
     assert "grading" in said
     assert figures.left_out == 4 - len(run.outcomes) > 0
-    assert f"{figures.left_out} problems are not finished" in said
+    assert f"{figures.left_out} of 4 problems are not finished" in said
 
 
 def test_nothing_done_gives_no_figures(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_limit_above_the_set_is_no_subset(tmp_path: Path) -> None:
         changed = run.record.model_copy(
             update={"config": config.model_copy(update={"limit": limit})}
         )
-        lines = caveats_of(changed, list(run.samples.values()), len(run.items), 0)
+        lines = caveats_of(changed, list(run.samples.values()), len(run.items))
         assert any("a subset: 4 problems, the first" in line for line in lines) is said
 
 

@@ -60,13 +60,26 @@ def test_figures_are_written_with_their_intervals() -> None:
 
 
 def test_the_claim_on_lengths_gets_a_verdict() -> None:
-    def verdict(delta: float, p: float) -> str:
-        return length_verdict(WithinTest(9, Estimate(delta, NAN, NAN), p, 0.5, 0.5))
+    def verdict(delta: float, low: float, high: float, p: float, problems: int = 30) -> str:
+        return length_verdict(WithinTest(problems, Estimate(delta, low, high), p, 0.5, 0.5))
 
-    assert verdict(0.5, 0.001).startswith("confirmed: a wrong answer is longer")
-    assert "with a chance of 75 %" in verdict(0.5, 0.001)
-    assert verdict(-0.3, 0.01).startswith("the opposite holds")
-    assert verdict(0.4, 0.2).startswith("not shown")
+    assert verdict(0.5, 0.3, 0.7, 0.001).startswith("confirmed: a wrong answer is longer")
+    assert "with a chance of 75 %" in verdict(0.5, 0.3, 0.7, 0.001)
+    assert verdict(-0.3, -0.5, -0.1, 0.01).startswith("the opposite holds")
+    assert verdict(0.4, -0.1, 0.9, 0.2).startswith("not shown")
+
+
+def test_a_claim_is_confirmed_by_test_interval_and_enough_problems_only() -> None:
+    def verdict(low: float, p: float, problems: int) -> str:
+        return length_verdict(WithinTest(problems, Estimate(0.5, low, 0.9), p, 0.5, 0.5))
+
+    assert verdict(0.1, 0.049, 10).startswith("confirmed")
+    assert verdict(-0.1, 0.049, 10).startswith("not settled, since the interval includes 0")
+    assert verdict(0.1, 0.051, 10).startswith("not settled, since the test finds no")
+    few = verdict(0.1, 0.001, 9)
+    assert few.startswith("too few problems to say: in the 9 problems that have both, a wrong")
+    assert verdict(NAN, 0.3, 1).startswith("too few problems to say: in the 1 problem that has")
+    assert "nan" not in verdict(NAN, 0.3, 1)
 
 
 def test_every_row_has_a_value_for_every_run(two: Report) -> None:
@@ -155,3 +168,78 @@ def test_one_problem_and_one_sample_have_no_intervals_but_a_page(tmp_path: Path)
     assert "nan" not in read(page).text
     assert "nan" not in report_markdown(report, "x")
     assert "NaN" not in page
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A solver that ended half of its rollouts early, and one that let all of them end."""
+    folder = tmp_path_factory.mktemp("cut")
+    early = drawn_run(folder / "early", mode="solve", cut=2)
+    patient = drawn_run(folder / "patient", mode="solve")
+    return make_report([early, patient])
+
+
+def test_what_a_solver_cut_short_is_no_wrong_sample(cut: Report) -> None:
+    early, patient = cut.runs
+    assert early.figures is not None
+    assert patient.figures is not None
+    assert early.figures.cut_short == 2 * len(early.results)
+    rows = dict(summary_rows(cut))
+    assert rows["samples that the solver cut short"] == ["24", "0"]
+    assert rows["samples a problem"] == ["up to 4", "4"]
+    # Of 24 samples that ended, few have no answer; the other 24 are not counted.
+    assert early.figures.blank.value < 0.25
+    assert sum(group.samples for group in early.code.groups) == 24
+    ended = [one for result in early.results for one in result.samples[:2]]
+    used = [one for group in early.code.groups for one in [group.right.value * group.samples]]
+    assert sum(used) == pytest.approx(sum(bool(one.correct) for one in ended))
+
+
+def test_a_solver_that_cut_nothing_short_has_the_figures_of_samples(cut: Report) -> None:
+    early, patient = (run.figures for run in cut.runs)
+    assert early is not None
+    assert patient is not None
+    assert (len(early.maj_k), len(patient.maj_k)) == (0, 4)
+    rows = dict(summary_rows(cut))
+    assert rows["accuracy of one sample (pass@1)"] == ["–", percent(patient.pass_1)]
+    assert not any("rollouts before they had answered" in line for line in patient.caveats)
+    assert any("ended 24 of 48 rollouts before" in line for line in early.caveats)
+
+
+def test_parts_are_told_by_answers_where_samples_were_cut_short(cut: Report) -> None:
+    page = read(report_page(cut, {}, "x")).text
+    assert "Share of problems whose answer is right" in page
+    assert "Mean share of right samples" not in page
+    group = cut.runs[0].groups["level"][0]
+    assert group.answered.value != group.pass_1.value
+    assert f"| {group.name} | {percent(group.answered)} |" in report_markdown(cut, "x")
+    alone = Report(cut.runs[1:], (), ())
+    assert "Mean share of right samples" in read(report_page(alone, {}, "x")).text
+
+
+def test_lengths_say_where_the_longest_samples_are_missing(cut: Report) -> None:
+    text = report_markdown(cut, "x")
+    assert text.count("24 samples that the solver cut short are not in it") == 1
+    assert "24 samples that the solver cut short are not in it" in report_page(cut, {}, "x")
+
+
+def test_a_part_of_a_run_says_what_is_missing(tmp_path: Path) -> None:
+    report = make_report([drawn_run(tmp_path / "a", done_problems=8)])
+    figures = report.runs[0].figures
+    assert figures is not None
+    assert figures.problems == 8
+    assert figures.caveats[0].startswith(
+        "a part of a run: 4 of 12 problems are not finished and are left out, with the 4 samples"
+    )
+    assert "no gold" not in " ".join(figures.caveats)
+
+
+def test_a_row_of_several_runs_has_one_cell_for_each(two: Report) -> None:
+    rows = re.findall(
+        r'<tr class="(?:right|wrong|united)[^"]*"><td class="id">.*?</tr>',
+        report_page(two, {}, "x"),
+    )
+    assert rows
+    assert {row.count("<td") for row in rows} == {4}
+    share = f"{two.runs[1].results[0].right}/4"
+    assert share in rows[0]

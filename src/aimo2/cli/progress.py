@@ -215,7 +215,7 @@ def print_figures(figures: "Figures") -> None:
     table = Table("", "value", "95 % interval", box=None, pad_edge=False)
     for name, estimate, style in _rows(figures):
         table.add_row(name, *cells(estimate, style))
-    what = "samples" if figures.mode == "samples" else "rollouts at most"
+    what = "samples" if figures.pass_k else "rollouts at most"
     console.print(
         f"{figures.dataset}: {figures.problems} problems, {figures.samples} {what} each",
         highlight=False,
@@ -227,14 +227,14 @@ def print_figures(figures: "Figures") -> None:
 
 def _rows(figures: "Figures") -> "list[tuple[str, Estimate, str]]":
     rows: list[tuple[str, Estimate, str]] = []
-    if figures.mode == "samples":
+    if figures.mode == "solve":
+        rows.append(("answers that are right", figures.answered, "percent"))
+    if figures.pass_k:
         rows.append(("pass@1 (mean over samples)", figures.pass_1, "percent"))
         ks = [k for k in figures.maj_k if k & (k - 1) == 0 or k == figures.samples]
         how = "exact" if figures.exact else "resampled"
         rows += [(f"pass@{k}", figures.pass_k[k], "percent") for k in ks if k > 1]
         rows += [(f"maj@{k} ({how})", figures.maj_k[k], "percent") for k in ks if k > 1]
-    else:
-        rows.append(("answers that are right", figures.answered, "percent"))
     unit = "sample" if figures.mode == "samples" else "problem"
     rows += [
         (f"tokens a {unit}", figures.tokens, "count"),

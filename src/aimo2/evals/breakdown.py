@@ -199,10 +199,10 @@ _CODE_KINDS: Mapping[CodeUsed, str] = {
 
 
 def code_use(results: Sequence[ProblemResult]) -> CodeUse:
-    """How right samples are by what their code did."""
+    """How right samples are by what their code did; without those that the solver cut short."""
     groups = []
     for kind, name in _CODE_KINDS.items():
-        chosen = [[one for one in result.samples if one.code_used == kind] for result in results]
+        chosen = [[one for one in result.whole if one.code_used == kind] for result in results]
         right = ratio_interval(
             [sum(bool(one.correct) for one in part) for part in chosen],
             list(map(len, chosen)),
@@ -212,8 +212,8 @@ def code_use(results: Sequence[ProblemResult]) -> CodeUse:
             groups.append(CodeGroup(name, sum(map(len, chosen)), right))
     differences = []
     for result in results:
-        with_code = [float(bool(one.correct)) for one in result.samples if one.ran_code]
-        without = [float(bool(one.correct)) for one in result.samples if not one.ran_code]
+        with_code = [float(bool(one.correct)) for one in result.whole if one.ran_code]
+        without = [float(bool(one.correct)) for one in result.whole if not one.ran_code]
         if with_code and without:
             differences.append(_mean(with_code) - _mean(without))
     within = mean_interval(differences, within=DIFFERENCE) if differences else None

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,6 +55,18 @@ class ProblemResult:
         """Of the samples that are right, 0 to 1."""
         return self.right / len(self.samples)
 
+    @property
+    def whole(self) -> Sequence[Sample]:
+        """The samples that came to their own end."""
+        return [sample for sample in self.samples if not sample.cut_short]
+
+    @property
+    def independent(self) -> bool:
+        """Whether the samples are whole attempts, none of which another one ended or began."""
+        return self.outcome.stop_reason == "exhausted" and all(
+            not sample.cut_short and sample.parent is None for sample in self.samples
+        )
+
     def mean(self, value: Callable[[Sample], float]) -> float:
         """Of a value of the samples."""
         return math.fsum(map(value, self.samples)) / len(self.samples)
@@ -83,10 +95,12 @@ class Figures:
     `problems`: those that are done and have a gold; `left_out`: the others. `samples`: rollouts a
     problem, in mode `solve` at most. `pass_1`: mean share of right samples. `answered`: accuracy of
     the run's own answers: the solver's, or the vote over all samples with ties to the earliest.
-    `pass_k`, `maj_k`: by k, in mode `samples` only. `exact`: whether `maj_k` counts every subset.
-    `tokens`, `seconds`: a sample, in mode `solve` a problem. `code_use`: share of samples whose
-    path ran code. `code_runs`: cells of a sample, each counted where it ran and not in its
-    branches. `failed`: of all cells; `repaired`: of the failed ones, those whose next cell
+    `pass_k`, `maj_k`: by k; none where the solver cut a sample short, or forked one: `pass_1` then
+    says nothing of single attempts. `exact`: whether `maj_k` counts every subset. `tokens`,
+    `seconds`: a sample, in mode `solve` a problem. `cut_short`: samples that the solver ended
+    without an answer; `blank`, `code_use`: of the others, the share without an answer, and the
+    share whose path ran code. `code_runs`: cells of a sample, each counted where it ran and not in
+    its branches. `failed`: of all cells; `repaired`: of the failed ones, those whose next cell
     succeeded.
     `undecided`: answers that could not be compared in time and count as wrong. `broken`: samples
     that ended with an error of server or sandbox.
@@ -110,6 +124,7 @@ class Figures:
     failed: Estimate | None
     repaired: Estimate | None
     total_tokens: int
+    cut_short: int
     undecided: int
     broken: int
     caveats: tuple[str, ...]
@@ -178,7 +193,9 @@ def figures_of(run: LoadedRun | RunStore) -> Figures | None:
     if not results:
         return None
     config = run.record.config
-    curves = config.mode == "samples"
+    curves = config.mode == "samples" or all(
+        one.independent and len(one.samples) == config.samples for one in results
+    )
     ks = range(1, config.samples + 1) if curves else range(0)
     cells = [
         (
@@ -204,8 +221,8 @@ def figures_of(run: LoadedRun | RunStore) -> Figures | None:
         exact=config.samples <= EXACT_SAMPLES,
         tokens=mean_interval([tokens_of(one, config.mode) for one in results]),
         seconds=mean_interval([seconds_of(one, config.mode) for one in results]),
-        blank=_share(result.blank / len(result.samples) for result in results),
-        code_use=_share(result.mean(lambda sample: sample.ran_code) for result in results),
+        blank=_share_of_whole(results, lambda sample: sample.answer is None),
+        code_use=_share_of_whole(results, lambda sample: sample.ran_code),
         code_runs=mean_interval(
             [result.mean(lambda sample: sample.num_code_runs) for result in results]
         ),
@@ -216,14 +233,36 @@ def figures_of(run: LoadedRun | RunStore) -> Figures | None:
             [fixed for *_, fixed in cells], [bad for _, bad, _ in cells], within=SHARE
         ),
         total_tokens=total_tokens(run),
+        cut_short=sum(sample.cut_short for sample in samples),
         undecided=sum(sample.note is not None for sample in samples),
         broken=sum(one.stop_reason in ("model_error", "sandbox_error") for one in samples),
-        caveats=caveats_of(run.record, samples, len(run.items), len(run.items) - len(results)),
+        caveats=(*_missing(run, results), *caveats_of(run.record, samples, len(run.items))),
     )
 
 
 def _share(values: Iterable[float]) -> Estimate:
     return mean_interval(list(values), within=SHARE)
+
+
+def _share_of_whole(results: Sequence[ProblemResult], true: Callable[[Sample], bool]) -> Estimate:
+    """Mean over the problems that have whole samples; 0 of unknown width where none has."""
+    parts = [part for one in results if (part := one.whole)]
+    shares = [sum(map(true, part)) / len(part) for part in parts]
+    return _share(shares) if shares else Estimate(0.0, math.nan, math.nan)
+
+
+def _missing(run: LoadedRun | RunStore, results: Sequence[ProblemResult]) -> Iterator[str]:
+    """What of the run is not in its figures, a line for each reason."""
+    ended = {item.problem.id for item in run.items if item.problem.id in run.outcomes}
+    if waiting := len(run.items) - len(ended):
+        begun = sum(problem_id not in ended for problem_id, _ in run.samples)
+        begun_too = f", with the {begun} samples that they have so far" if begun else ""
+        yield (
+            f"a part of a run: {waiting} of {len(run.items)} problems are not finished and are left"
+            f" out{begun_too}; hard problems take longer, so the others may be the easier ones"
+        )
+    if without := len(ended) - len(results):
+        yield f"{without} problems have no gold answer: left out"
 
 
 def tokens_of(result: ProblemResult, mode: Mode) -> float:
@@ -247,9 +286,7 @@ def total_tokens(run: LoadedRun | RunStore) -> int:
     return sum(sample.num_sampled_tokens for sample in run.samples.values())
 
 
-def caveats_of(
-    record: RunRecord, samples: Sequence[Sample], items: int, left_out: int
-) -> tuple[str, ...]:
+def caveats_of(record: RunRecord, samples: Sequence[Sample], items: int) -> tuple[str, ...]:
     """What a reader of the figures must know. `items`: problems of the run."""
     lines = []
     if record.published:
@@ -264,10 +301,11 @@ def caveats_of(
         "grading: exact arithmetic, then math-verify with a time limit; what is not decided counts"
         f" as wrong ({undecided} of {len(samples)} samples here)"
     )
-    if left_out:
-        lines.append(f"{left_out} problems are not finished, or have no gold answer: left out")
-    if record.config.mode == "solve":
-        lines.append("rollouts that an early stop cut short count as wrong samples, not as answers")
+    if cut_short := sum(sample.cut_short for sample in samples):
+        lines.append(
+            f"the solver ended {cut_short} of {len(samples)} rollouts before they had answered:"
+            " figures of single samples leave them out, and those that are left are the quick ones"
+        )
     if record.config.limit is not None and items >= record.config.limit:
         how = "drawn by the seed" if record.config.draw else "the first of the set"
         lines.append(f"a subset: {items} problems, {how}")

@@ -29,6 +29,8 @@ from aimo2.evals.within import WithinTest
 
 MOST_FIELDS = 4
 """Fields of the data set by which accuracy is broken down."""
+LEAST_PROBLEMS = 10
+"""From which a claim about them is called confirmed, or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ def summary_rows(report: Report) -> list[tuple[str, list[str]]]:
         row("tokens", *each(lambda one: f"{number(one.tokens)} a {_unit(one)}")),
         row("seconds", *each(lambda one: f"{number(one.seconds)} a {_unit(one)}")),
         row("tokens in all", *each(lambda one: f"{one.total_tokens:,}")),
+        *_cut_short_row(runs),
         row("samples without an answer", *each(lambda one: percent(one.blank))),
         row("samples that ran code", *each(lambda one: percent(one.code_use))),
         row("code runs a sample", *each(lambda one: number(one.code_runs))),
@@ -198,13 +201,38 @@ def comparison_rows(one: Comparison) -> list[tuple[str, str]]:
     ]
 
 
+def _cut_short_row(runs: Sequence[Figures | None]) -> list[tuple[str, list[str]]]:
+    """Only where it happened; the rows below it are about the other samples."""
+    if not any(one.cut_short for one in runs if one):
+        return []
+    cells = ["–" if one is None else f"{one.cut_short:,}" for one in runs]
+    return [("samples that the solver cut short", cells)]
+
+
+def by_answers(report: Report) -> bool:
+    """Whether parts are told by the runs' answers: where a solver has cut samples short in any run,
+    the share of right samples would be that of its quick ones.
+    """
+    return any(not one.figures.pass_k for one in report.runs if one.figures)
+
+
+def group_heading(report: Report) -> str:
+    """What `of_group` is a share of."""
+    return "right answers" if by_answers(report) else "right samples"
+
+
+def of_group(group: Group, report: Report) -> Estimate:
+    """The accuracy to show, as `by_answers` says."""
+    return group.answered if by_answers(report) else group.pass_1
+
+
 def _one_sample(figures: Figures) -> str:
-    """A solver's rollouts are no samples: it cuts them short."""
-    return percent(None if figures.mode == "solve" else figures.pass_1)
+    """Rollouts of a solver that cuts them short are no samples."""
+    return percent(figures.pass_1 if figures.pass_k else None)
 
 
 def _samples(figures: Figures) -> str:
-    return f"{'up to ' if figures.mode == 'solve' else ''}{figures.samples}"
+    return f"{'' if figures.pass_k else 'up to '}{figures.samples}"
 
 
 def _unit(figures: Figures) -> str:
@@ -223,17 +251,50 @@ def size_of_effect(delta: float) -> str:
 
 
 def length_verdict(test: WithinTest) -> str:
-    """What the data say of "wrong answers have longer reasoning", in one sentence."""
+    """What the data say of "wrong answers have longer reasoning", in one sentence.
+
+    The test asks whether there is a difference in these problems, the interval how it would be in
+    others: the claim is about others, so both must say it, and of enough problems.
+    """
     delta = test.delta
-    effect = (
-        f"a wrong answer is longer than a right one to the same problem with a chance of"
-        f" {50 * (1 + delta.value):.0f} % (Cliff's delta {delta.value:+.2f}{_interval(delta)},"
-        f" {size_of_effect(delta.value)}; p {spoken_p(test.p)}, permutation inside"
-        f" {test.problems} problems)"
+    chance = f"{50 * (1 + delta.value):.0f} %"
+    evidence = (
+        f"(Cliff's delta {delta.value:+.2f}{_interval(delta)}, {size_of_effect(delta.value)};"
+        f" p {spoken_p(test.p)}, permutation inside {_counted(test.problems, 'problem')})"
     )
-    if test.p >= 0.05:
-        return f"not shown: {effect}"
-    return f"{'confirmed' if delta.value > 0 else 'the opposite holds'}: {effect}"
+    effect = (
+        "a wrong answer is longer than a right one to the same problem with a chance of"
+        f" {chance} {evidence}"
+    )
+    if test.problems < LEAST_PROBLEMS:
+        return (
+            f"too few problems to say: in the {_counted(test.problems, 'problem')} that"
+            f" {'has' if test.problems == 1 else 'have'} both, a wrong answer is longer than a"
+            f" right one with a chance of {chance} {evidence}"
+        )
+    significant, excluded = test.p < 0.05, delta.low > 0 or delta.high < 0
+    if significant and excluded:
+        return f"{'confirmed' if delta.value > 0 else 'the opposite holds'}: {effect}"
+    if significant:
+        return f"not settled, since the interval includes 0: {effect}"
+    if excluded:
+        return f"not settled, since the test finds no difference: {effect}"
+    return f"not shown: {effect}"
+
+
+def cut_short_note(run: RunReport) -> str:
+    """What is missing from a comparison of lengths; empty where nothing is."""
+    missing = 0 if run.figures is None else run.figures.cut_short
+    if not missing:
+        return ""
+    return (
+        f"{missing:,} samples that the solver cut short are not in it: most would have become the"
+        " longest, so this compares the quick answers only."
+    )
+
+
+def _counted(number_: int, noun: str) -> str:
+    return f"{number_} {noun}{'' if number_ == 1 else 's'}"
 
 
 def pooled_note(test: WithinTest) -> str:

@@ -6,7 +6,10 @@ from aimo2.evals.report import (
     Report,
     RunReport,
     comparison_rows,
+    cut_short_note,
+    group_heading,
     length_verdict,
+    of_group,
     percent,
     points,
     pooled_note,
@@ -19,7 +22,7 @@ def report_markdown(report: Report, title: str) -> str:
     """The whole text."""
     parts = [f"# {_text(title)}", _caveats(report), _summary(report), _comparisons(report)]
     for run in report.runs:
-        parts.append(_run(run))
+        parts.append(_run(run, report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -64,18 +67,21 @@ def _comparisons(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def _run(run: RunReport) -> str:
+def _run(run: RunReport, report: Report) -> str:
     parts = [f"## {_text(run.name)}"]
     if run.figures is not None and len(run.figures.maj_k) > 1:
         pairs = zip(run.figures.maj_k.items(), run.figures.pass_k.values(), strict=True)
         rows = ([str(k), percent(vote), percent(any_right)] for (k, vote), any_right in pairs)
         parts.append(_table(["samples k", "maj@k", "pass@k"], rows))
     for field, groups in run.groups.items():
-        rows = ([_text(group.name), percent(group.pass_1), str(group.problems)] for group in groups)
-        parts.append(_table([_text(field), "right samples", "problems"], rows))
+        rows = (
+            [_text(group.name), percent(of_group(group, report)), str(group.problems)]
+            for group in groups
+        )
+        parts.append(_table([_text(field), group_heading(report), "problems"], rows))
     if run.length_test is not None:
         verdict = _text(length_verdict(run.length_test), 1000)
-        note = _text(pooled_note(run.length_test), 1000)
+        note = _text(f"{pooled_note(run.length_test)} {cut_short_note(run)}", 1000)
         parts.append(f"Wrong answers have longer reasoning: {verdict}. {note}")
     if run.votes is not None:
         parts.append(

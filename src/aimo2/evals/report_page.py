@@ -10,8 +10,12 @@ from aimo2.evals.figures import ProblemResult
 from aimo2.evals.report import (
     Report,
     RunReport,
+    by_answers,
     comparison_rows,
+    cut_short_note,
+    group_heading,
     length_verdict,
+    of_group,
     percent,
     points,
     pooled_note,
@@ -108,7 +112,7 @@ def _table(headings: Sequence[str], rows: Sequence[str], *, numeric: int = 1) ->
 
 def _summary(report: Report) -> str:
     rows = [
-        f"<tr><td>{escaped(name)}</td>"
+        f'<tr><td class="what">{escaped(name)}</td>'
         + "".join(f'<td class="n wrap">{_unbroken(value)}</td>' for value in values)
         + "</tr>"
         for name, values in summary_rows(report)
@@ -229,9 +233,15 @@ def _groups(report: Report) -> str:
         return ""
     return (
         "<h2>Accuracy by kind of problem</h2>"
-        '<p class="note">Mean share of right samples (pass@1), with intervals.</p>'
+        f'<p class="note">{_group_note(report)}</p>'
         f'{_names(report)}<div class="panels">{panels}</div>'
     )
+
+
+def _group_note(report: Report) -> str:
+    if by_answers(report):
+        return "Share of problems whose answer is right, with intervals."
+    return "Mean share of right samples (pass@1), with intervals."
 
 
 def _names(report: Report) -> str:
@@ -247,12 +257,13 @@ def _field(report: Report, field: str) -> str:
     for name, groups in known.items():
         for row, (at, group) in enumerate(groups):
             label = escaped(one_line(name, 40)) if row == 0 else ""
+            right = of_group(group, report)
             rows.append(
-                f'<tr><td>{label}</td><td class="wide">{_bar(group.pass_1, at)}</td>'
-                f'<td class="n">{100 * group.pass_1.value:.0f} %</td>'
+                f'<tr><td>{label}</td><td class="wide">{_bar(right, at)}</td>'
+                f'<td class="n">{100 * right.value:.0f} %</td>'
                 f'<td class="n soft">{group.problems}</td></tr>'
             )
-    return _table(["", "right samples", "", "problems"], rows, numeric=2)
+    return _table(["", group_heading(report), "", "problems"], rows, numeric=2)
 
 
 def _bar(value: Estimate, run: int) -> str:
@@ -282,6 +293,8 @@ def _length_panel(run: RunReport) -> str:
         verdict = length_verdict(test)
         words = f"<p><strong>{escaped(verdict[0].upper() + verdict[1:])}.</strong></p>"
         words += f'<p class="note">{escaped(pooled_note(test))}</p>'
+    if note := cut_short_note(run):
+        words += f'<p class="note">{escaped(note)}</p>'
     drawn = _shares(run.right_lengths, run.wrong_lengths)
     return f'<div class="panel"><h3>{escaped(run.name)}</h3>{words}{drawn}</div>'
 
@@ -345,7 +358,7 @@ def _spread(run: RunReport, name: str) -> list[float]:
             float(one.num_sampled_tokens if name == "tokens" else one.seconds) for one in outcomes
         ]
     samples = run.run.samples.values()
-    return [float(one.num_tokens if name == "tokens" else one.seconds) for one in samples]
+    return [float(one.num_sampled_tokens if name == "tokens" else one.seconds) for one in samples]
 
 
 def _confidence(report: Report) -> str:
@@ -499,8 +512,10 @@ def _problems(report: Report, links: Links) -> str:
         + "</fieldset>"
     )
     heads = ["problem", "gold*"]
-    for run in report.runs:
-        heads += ["answer" if len(report.runs) == 1 else run.name, "right", "tokens*"]
+    if len(report.runs) == 1:
+        heads += ["answer", "right", "tokens*"]
+    else:
+        heads += [run.name for run in report.runs]
     hint = (
         ""
         if links
@@ -508,7 +523,12 @@ def _problems(report: Report, links: Links) -> str:
         " FOLDER ID --html PAGE</code> makes one.</p>"
     )
     table = _table(heads, rows, numeric=99)
-    return f"<h2>Problems</h2>{hint}{choice}{table}"
+    several = (
+        '<p class="note">Under each answer: right samples of all of them.</p>'
+        if len(report.runs) > 1
+        else ""
+    )
+    return f"<h2>Problems</h2>{hint}{several}{choice}{table}"
 
 
 def _problem(
@@ -520,11 +540,12 @@ def _problem(
 ) -> str | None:
     cells: list[str] = []
     kinds: set[str] = set()
+    alone = len(report.runs) == 1
     for at, run in enumerate(report.runs):
         outcome = run.run.outcomes.get(problem_id)
         result = results[at].get(problem_id)
         if outcome is None:
-            cells.append('<td class="soft">–</td><td></td><td class="hide-small"></td>')
+            cells.append('<td class="soft">–</td>' + "<td></td>" * 2 * alone)
             continue
         chip_kind, kind = _KINDS[outcome.correct]
         if outcome.answer is None:
@@ -537,10 +558,15 @@ def _problem(
         share = "" if result is None else f"{result.right}/{len(result.samples)}"
         if result is not None and 0 < result.right < len(result.samples):
             kinds.add("split")
-        cells.append(
-            f'<td>{shown}</td><td class="soft">{share}</td>'
-            f'<td class="soft hide-small">{outcome.num_sampled_tokens:,}</td>'
-        )
+        tokens = f"{outcome.num_sampled_tokens:,}"
+        if alone:
+            cells.append(
+                f'<td>{shown}</td><td class="soft">{share}</td>'
+                f'<td class="soft hide-small">{tokens}</td>'
+            )
+        else:  # Three columns a run would be wider than any screen.
+            under = f'{share} <span class="hide-small">· {tokens} tokens</span>'
+            cells.append(f'<td>{shown}<div class="note">{under}</div></td>')
     if not kinds:
         return None
     # A row stays in view where any run fits the choice.

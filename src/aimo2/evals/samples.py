@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 Key = tuple[str, int]
 """A sample's problem and rollout."""
 
+CUT_SHORT: frozenset[RolloutStop] = frozenset(
+    {"cancelled", "forked", "unsure", "too_long", "pruned"}
+)
+"""How a rollout ends when the solver ends it for the others' sake. A deadline is not among them:
+what has no answer by then has failed, as at any limit.
+"""
+
 CodeUsed = Literal[
     "none",  # no cell ran
     "good",  # none of its cells failed
@@ -96,6 +103,11 @@ class Sample(Value):
     def num_sampled_tokens(self) -> int:
         """All that it cost."""
         return self.num_tokens + self.num_side_tokens
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the solver ended it without an answer: nobody knows what it would have said."""
+        return self.answer is None and self.stop_reason in CUT_SHORT
 
     @property
     def ran_code(self) -> bool:
