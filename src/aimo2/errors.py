@@ -11,7 +11,8 @@
     ├── ModelError            one request to a served model failed
     │   ├── ModelUnavailable  connection refused or lost, 429 or 5xx, after all retries
     │   ├── RequestRejected   the server answered 4xx: asking again would not help
-    │   │   └── ContextFull   prompt and reply no longer fit the server's context window
+    │   │   ├── ContextFull   prompt and reply no longer fit the server's context window
+    │   │   └── KeyRefused    the server lets us not in: the API key is wrong or missing
     │   └── DeadlinePassed    the deadline came before the server's answer
     ├── SandboxError          a kernel could not be made, or was used after it was closed
     └── ProtocolError         a competition's message cannot be read or written
@@ -69,6 +70,10 @@ class RequestRejected(ModelError):  # noqa: N818
 
 class ContextFull(RequestRejected):
     """Prompt and reply no longer fit the server's context window."""
+
+
+class KeyRefused(RequestRejected):
+    """The server did not let us in: the API key is wrong, or there is none."""
 
 
 class DeadlinePassed(ModelError):  # noqa: N818

@@ -12,7 +12,7 @@ from aimo2.attempt import Observer
 from aimo2.config import SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.engine import Engine
-from aimo2.errors import ServerError
+from aimo2.errors import Aimo2Error, InputError, KeyRefused, ServerError
 from aimo2.policy.vote import Tally, tally
 from aimo2.solver import Solved, Solver, Tools
 from aimo2.types import Outcome, Problem, StopReason
@@ -22,6 +22,9 @@ Open = Callable[[Deadline], AbstractAsyncContextManager[Engine]]
 
 Notify = Callable[[str], None]
 """Hears one line for a person now and then."""
+
+_HOPELESS = (InputError, KeyRefused)
+"""Only whoever started us can mend these: a wrong flag, a wrong key. Waiting does not help."""
 
 START_SECONDS = 900.0
 """How long the competition lets a server take to start; an engine that takes longer is lost."""
@@ -35,12 +38,23 @@ class EngineHolder:
     """
 
     def __init__(
-        self, open_engine: Open, notify: Notify, *, seconds: float = START_SECONDS
+        self,
+        open_engine: Open,
+        notify: Notify,
+        *,
+        seconds: float = START_SECONDS,
+        hopeless: Callable[[Aimo2Error], None] | None = None,
     ) -> None:
-        """`seconds`: how long an opening may take."""
+        """`seconds`: how long an opening may take.
+
+        `hopeless` hears of a failure that no waiting mends, before those who wait do, and tells
+        of it; but only until an engine was open once: what was given was right then.
+        """
         self._open = open_engine
         self._notify = notify
         self._seconds = seconds
+        self._hopeless = hopeless
+        self._was_open = False
         self._num_waiting = 0
         self._owner: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[Engine] | None = None
@@ -98,11 +112,14 @@ class EngineHolder:
             if before is not None:
                 await asyncio.wait([before])
             async with self._open(Deadline.after(self._seconds)) as engine:
+                self._was_open = True
                 ready.set_result(engine)
                 await closing.wait()
         # The boundary of an engine: whoever waits for it hears of anything, a bug included.
         except Exception as error:  # noqa: BLE001
-            if ready.done() or not self._num_waiting:
+            if isinstance(error, _HOPELESS) and self._hopeless and not self._was_open:
+                self._hopeless(error)
+            elif ready.done() or not self._num_waiting:
                 self._notify(str(error))
             if not ready.done():
                 ready.set_exception(error)

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import csv
 import json
@@ -15,8 +16,9 @@ from aimo2 import engine
 from aimo2.answers import Judge
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
-from aimo2.errors import ModelUnavailable, ServerError
+from aimo2.errors import KeyRefused, ModelUnavailable, ServerError
 from aimo2.exam import exam_history
+from aimo2.holder import EngineHolder
 from aimo2.llm.fake import Delay, ScriptedModel
 from aimo2.sandbox.fake import FakeSandbox
 from aimo2.solver import Tools
@@ -174,6 +176,44 @@ def test_a_resumed_exam_waits_for_its_server_and_burns_no_question(
     resumed = next(r for r in records(out) if r["kind"] == "resumed")
     noted = next(r for r in records(out) if r["kind"] == "noted")
     assert noted["elapsed"] >= resumed["elapsed"] > 0  # the clock ran before the engine was there
+
+
+def test_a_resumed_exam_whose_key_is_refused_loses_no_question(
+    run: Run, problems: Path, tmp_path: Path
+) -> None:
+    def hang() -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield Delay(3600)
+
+    out = tmp_path / "e"
+    scripted = model("\\boxed{42}", "\\boxed{42}", hang())
+    assert run("run", problems, "--limit", "5m", "--out", out, scripted=scripted) == 130
+    refused = KeyRefused("the server answered 401")
+    # The second time the server is not there at first, and refuses the key during a question.
+    for before in ((), (ModelUnavailable("nobody listens"),)):
+        run.set_up_errors = [*before, refused]
+        assert run("resume", out) == 2
+        assert run.out == ""
+        assert run.err.splitlines()[-1] == "aimo2: the server answered 401"
+        assert list(exam_history(out).answers) == ["a"]
+    assert run("resume", out, scripted=model("\\boxed{7}")) == 0
+    assert run.out == "b\t7\nc\t7\n"
+
+
+def test_an_exam_that_is_interrupted_before_it_begins_is_begun_by_the_same_command(
+    run: Run, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(holder: EngineHolder) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    out = tmp_path / "e"
+    with monkeypatch.context() as patched:
+        patched.setattr(EngineHolder, "tools", hang)
+        assert run("run", problems, "--limit", "5m", "--out", out) == 130
+    assert run.err == "interrupted before the exam began; the same command begins it\n"
+    assert not (out / "submission.csv").exists()
+    assert run("run", problems, "--limit", "5m", "--out", out) == 0
 
 
 def records(out: Path) -> list[dict[str, Any]]:

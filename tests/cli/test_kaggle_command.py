@@ -1,15 +1,21 @@
 """`aimo2 kaggle`: flags, messages and exit codes; no engine is started."""
 
+import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from aimo2 import engine
 from aimo2.cli import app
-from aimo2.errors import Aimo2Error, SetupError
+from aimo2.config import EngineConfig, SolveConfig
+from aimo2.deadline import Deadline
+from aimo2.errors import Aimo2Error, KeyRefused, SetupError
 from aimo2.kaggle.bundle import build as building
 from aimo2.kaggle.bundle.build import read_settings
+from tests.cli.command import handlers_kept
 
 
 def said(*args: str) -> str:
@@ -48,6 +54,21 @@ def test_serve_names_a_port_that_it_cannot_have(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["kaggle", *args])
     assert isinstance(result.exception, SetupError)
     assert "cannot listen on 192.0.2.1:1" in str(result.exception)
+
+
+def test_serve_ends_at_once_where_the_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_engine(
+        config: EngineConfig,
+        solve: SolveConfig,
+        notify: Callable[[str], None],
+        deadline: Deadline,
+    ) -> contextlib.AbstractAsyncContextManager[engine.Engine]:
+        raise KeyRefused("the server answered 401")
+
+    monkeypatch.setattr(engine, "open_engine", open_engine)
+    with handlers_kept():
+        args = ("--base-url", "http://localhost:9/v1", "--port", "0")
+        assert said("serve", *args) == "the server answered 401"
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,8 @@ class _Sitting:
     exam: Exam | None = None
     holder: EngineHolder | None = None
     interrupted: bool = False
+    given_up: Aimo2Error | None = None
+    """What the user has to mend before the exam can go on."""
     main: "asyncio.Task[Any] | None" = None
 
     async def run(self) -> int:
@@ -210,6 +212,7 @@ class _Sitting:
             self._open_engine,
             self.board.notice,
             seconds=min(START_SECONDS, self.setup.rules.usable),
+            hopeless=self._give_up,
         )
         exam = self.exam = Exam(
             self.setup.rules,
@@ -252,6 +255,8 @@ class _Sitting:
         await self._begin(exam)
         for problem in problems:
             answer = await exam.answer(problem)
+            if self.given_up is not None:
+                raise self.given_up
             if self.interrupted:
                 if problem.id in exam.answers:
                     self._said(exam, problem.id, answer.answer)
@@ -268,11 +273,17 @@ class _Sitting:
             try:
                 await self.holder.tools()
             except (SetupError, ModelError) as error:
-                if not exam.answers:
+                if self.given_up is not None or not exam.answers:
                     raise
                 exam.note(f"no engine: {error}")
         # The engine's start belongs to the exam; one that cannot start at all begins none.
         exam.start(elapsed=time.monotonic() - began)
+
+    def _give_up(self, error: Aimo2Error) -> None:
+        """No question is spent on what only the user can mend: it is asked when it is resumed."""
+        self.given_up = error
+        if self.exam is not None:
+            self.exam.interrupt()
 
     def _said(self, exam: Exam, identity: str, answer: str) -> None:
         try:
@@ -295,6 +306,9 @@ class _Sitting:
             self.main.cancel()
 
     def _ended(self, exam: Exam) -> int:
+        if self.folder.history.began is None:
+            self.board.notice("interrupted before the exam began; the same command begins it")
+            return errors.EXIT_INTERRUPTED
         problems, answers, path = self.setup.problems, exam.answers, self.folder.path
         writers: tuple[Callable[[], None], ...] = (
             lambda: write_submission(path, submission(problems, answers)),

@@ -25,7 +25,7 @@ from aimo2.cli.grouped import grouped
 from aimo2.cli.models import with_model
 from aimo2.cli.running import run_async
 from aimo2.config import EngineConfig, SolveConfig
-from aimo2.errors import ConfigError, GatewayError
+from aimo2.errors import Aimo2Error, ConfigError, GatewayError
 from aimo2.exam import Exam, ExamConfig, ExamFolder
 from aimo2.holder import EngineHolder, EngineQuestion, reseeded
 from aimo2.policy.budget import Lessons
@@ -151,6 +151,8 @@ class _Service:
     lessons: Lessons | None = None
     """For the policy `value`; `None` takes the package's."""
     interrupted: bool = False
+    given_up: Aimo2Error | None = None
+    """What the user has to mend before there can be a model at all."""
 
     async def run(self) -> int:
         """Serve until a signal; returns the exit code."""
@@ -162,19 +164,27 @@ class _Service:
                 folder = stack.enter_context(ExamFolder(self.out, board.notice))
                 for line in folder.repaired:
                     board.notice(f"{self.out}: {line}")
-            holder = await stack.enter_async_context(self._holder(board.notice))
+            stopped = asyncio.Event()
+            holder = await stack.enter_async_context(
+                self._holder(board.notice, lambda error: self._give_up(error, exam, stopped))
+            )
             exam = self._exam(folder, holder, board)
             stack.push_async_callback(exam.close)
             board.show(lambda: exam.status, holder.health)
             stack.enter_context(board)
-            await self._serve(exam, holder, board, stack)
+            await self._serve(exam, holder, board, stack, stopped)
+        if self.given_up is not None:
+            raise self.given_up
         return errors.EXIT_INTERRUPTED if self.interrupted else errors.EXIT_OK
 
     @contextlib.asynccontextmanager
-    async def _holder(self, notify: Callable[[str], None]) -> AsyncIterator[EngineHolder]:
+    async def _holder(
+        self, notify: Callable[[str], None], hopeless: Callable[[Aimo2Error], None]
+    ) -> AsyncIterator[EngineHolder]:
         holder = EngineHolder(
             lambda deadline: engine.open_engine(self.engine, self.config, notify, deadline),
             notify,
+            hopeless=hopeless,
         )
         try:
             yield holder
@@ -202,14 +212,18 @@ class _Service:
         return exam
 
     async def _serve(
-        self, exam: Exam, holder: EngineHolder, board: Board, stack: contextlib.AsyncExitStack
+        self,
+        exam: Exam,
+        holder: EngineHolder,
+        board: Board,
+        stack: contextlib.AsyncExitStack,
+        stopped: asyncio.Event,
     ) -> None:
         from aimo2.kaggle.calls import PREDICT
         from aimo2.kaggle.candidate import ExamPredictor
         from aimo2.kaggle.predict import PredictEndpoint
         from aimo2.kaggle.server import InferenceServer
 
-        stopped = asyncio.Event()
         self._listen_for_signals(exam, stopped, board.notice)
         endpoint = PredictEndpoint(
             ExamPredictor(exam),
@@ -230,6 +244,12 @@ class _Service:
         if self.load is LoadName.BEFORE and self.rules.sleep is None:
             holder.start()
         await stopped.wait()
+
+    def _give_up(self, error: Aimo2Error, exam: Exam, stopped: asyncio.Event) -> None:
+        """Give the running question back unanswered: guesses would be final, and all it had."""
+        self.given_up = error
+        exam.interrupt()
+        stopped.set()
 
     def _listen_for_signals(
         self, exam: Exam, stopped: asyncio.Event, notify: Callable[[str], None]

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from aimo2.deadline import Deadline
-from aimo2.errors import ConfigError, DeadlinePassed, RequestRejected
+from aimo2.errors import ConfigError, DeadlinePassed, KeyRefused, RequestRejected
 from aimo2.llm import Chunk, Conversation, Message, Sampling
 from aimo2.llm.connect import Found, Served, context_length, find_template, served_model
 from aimo2.llm.dialect import Dialect
@@ -354,7 +354,7 @@ class OpenAIModel:
         try:
             logprobs = await self._probe(raw, raw.ask_raw("1", _TRIAL), deadline)
         except RequestRejected as error:
-            if getattr(error, "status", None) in (401, 403):
+            if isinstance(error, KeyRefused):
                 raise
             return None, f"the server takes no raw prompts ({error})"
         found = await self._find_template(served, deadline)

@@ -23,6 +23,7 @@ from aimo2.errors import (
     ConfigError,
     ContextFull,
     DeadlinePassed,
+    KeyRefused,
     ModelUnavailable,
     RequestRejected,
 )
@@ -124,6 +125,10 @@ class Rejected(RequestRejected):
         super().__init__(message)
         self.status = status
         self.body = body
+
+
+class Unadmitted(Rejected, KeyRefused):
+    """A 401 or 403 answer."""
 
 
 class Overflow(ContextFull):
@@ -356,7 +361,7 @@ def failure(
     line = f"{shown(url)} answered {status}: {_message_in(said)}"
     if status in (401, 403):
         had = "the key was refused: check" if api_key else "a key is needed: put it in"
-        return Rejected(
+        return Unadmitted(
             f"{line} ({had} the variable that --api-key-env names)", status=status, body=said
         )
     if status == 429 and "insufficient_quota" in said:
