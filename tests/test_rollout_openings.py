@@ -9,7 +9,7 @@ from aimo2.config import OpeningConfig, SamplingConfig
 from aimo2.llm import Conversation, Sampling
 from aimo2.llm.fake import ScriptedModel, Step
 from aimo2.prompts import families, find_opening
-from tests.scripted import config, model, run_rollout
+from tests.scripted import Ran, config, model, run_rollout
 
 LATE = OpeningConfig(name="soon", fence_after=6, fence_at_hedge=True, lead="I compute it:")
 CODE = "print(6*7)\n```\n"
@@ -72,14 +72,26 @@ def test_an_opening_without_code_runs_none() -> None:
     assert ran.trace.answer == "42"
 
 
+def hints(ran: Ran) -> list[str]:
+    """The last line behind each code run."""
+    return [turn.injected.strip().splitlines()[-1] for turn in ran.trace.turns if turn.run]
+
+
 def test_hints_speak_the_openings_language_and_change_after_repairs() -> None:
-    replies = ["x(\n```\n"] + ["```python\nx(\n```\n"] * 3 + [END]
+    replies = ["x(\n```\n", *(f"```python\n{bad}\n```\n" for bad in ("x)", "x=", "x]")), END]
     settings = config(openings=("code-zh",), repairs=2, max_code_runs=6)
     ran = run_rollout(model(*replies), settings)
     opening = find_opening("code-zh")
-    hints = [turn.injected.strip().splitlines()[-1] for turn in ran.trace.turns[:4]]
-    first = prompts.hint("syntax", opening, 1, 2)
-    assert hints == [first, first, prompts.line("changed_approach", opening), first]
+    first = prompts.hint("syntax", opening)
+    assert hints(ran) == [first, first, prompts.line("changed_approach", opening), first]
+
+
+def test_code_that_fails_again_unchanged_changes_the_approach() -> None:
+    bad = "```python\nx(\n```\n"
+    settings = config(openings=("plain",), repairs=2, max_code_runs=9)
+    ran = run_rollout(model(bad, bad, bad, END), settings)
+    change = prompts.line("changed_approach", find_opening("plain"))
+    assert hints(ran) == [prompts.nudge("syntax"), change, change]
 
 
 def test_a_good_cell_ends_the_row_of_failures() -> None:
@@ -87,8 +99,7 @@ def test_a_good_cell_ends_the_row_of_failures() -> None:
     ran = run_rollout(
         model(bad, good, bad, END), config(openings=("plain",), repairs=1, max_code_runs=9)
     )
-    hints = [turn.injected.strip().splitlines()[-1] for turn in ran.trace.turns[:3]]
-    assert hints == [prompts.nudge("syntax"), "```", prompts.nudge("syntax")]
+    assert hints(ran) == [prompts.nudge("syntax"), "```", prompts.nudge("syntax")]
 
 
 def test_a_thinking_model_runs_code_inside_its_thinking() -> None:

@@ -93,7 +93,8 @@ class RolloutConfig(_Config):
     stop_at_answer: bool = True
     """End at the first usable boxed answer instead of at the end of the reply."""
     repairs: Annotated[int, Field(ge=0)] = 2
-    """Failed cells in a row that are mended by their cause before another way is asked for."""
+    """Failed cells in a row that are mended by their cause before another way is asked for; one
+    that fails as the last did asks for it at once."""
     min_thinking_tokens: Annotated[int, Field(ge=1)] | None = None
     """Thinking that ends earlier is made to go on, `max_waits` times at most."""
     max_thinking_tokens: Annotated[int, Field(ge=1)] | None = None

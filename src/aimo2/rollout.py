@@ -33,6 +33,7 @@ from aimo2.feedback import code_run, line_break, output_block
 from aimo2.llm import Chunk, Conversation, Sampling
 from aimo2.parse import BoxSeen, CodeBlock, Event, FenceParser, InventedOutput, LoopDetector
 from aimo2.policy.fence import FenceRule
+from aimo2.policy.repair import repair_step
 from aimo2.prompts.families import style_of
 from aimo2.sandbox import CellResult, Kernel
 from aimo2.types import CodeRun, Opening, RolloutStop
@@ -381,8 +382,8 @@ class Rollout(Attempt):
             return prompts.line("last_run", opening)
         if run.error is None:
             return ""
-        failures = 1 + _failures_at_end([turn.run for turn in self.turns if turn.run is not None])
-        return prompts.hint(run.error, opening, failures, self._limits.repairs)
+        before = _failures_at_end([turn.run for turn in self.turns if turn.run is not None])
+        return prompts.hint(run.error, opening, repair_step([*before, run], self._limits.repairs))
 
     def _force_code(self) -> RolloutStop | None:
         """The model wrote output without code: have it write the code instead."""
@@ -537,9 +538,10 @@ async def _close_kernel(kernel: Kernel | None) -> None:
         pass  # The sandbox ends it with the rest; the answer must not wait for it.
 
 
-def _failures_at_end(runs: Sequence[CodeRun]) -> int:
-    """Failed cells in a row at the end."""
-    return next((n for n, run in enumerate(reversed(runs)) if run.error is None), len(runs))
+def _failures_at_end(runs: Sequence[CodeRun]) -> Sequence[CodeRun]:
+    """The cells at the end that failed in a row, oldest first."""
+    good = next((n for n, run in enumerate(reversed(runs)) if run.error is None), len(runs))
+    return runs[len(runs) - good :]
 
 
 def _boundary(ending: _Ending | None) -> BoundaryKind | None:

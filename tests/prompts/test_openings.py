@@ -75,7 +75,7 @@ def test_a_chinese_opening_speaks_chinese_throughout() -> None:
     begun = start(ASKED, "code-zh", "int", code=True)
     assert "请" in begun.messages[0].content
     assert begun.prefix.endswith("\n```python\n")
-    assert "错误" in hint("syntax", begun.opening, 1, 2)
+    assert "错误" in hint("syntax", begun.opening)
 
 
 def test_a_family_words_the_task_and_an_opening_words_it_again() -> None:
@@ -90,23 +90,21 @@ def test_a_family_words_the_task_and_an_opening_words_it_again() -> None:
 
 def test_every_cause_has_a_hint_in_every_language() -> None:
     for name in ("plain", "plain-zh"):
-        said = [hint(kind, find_opening(name), 1, 2) for kind in get_args(ErrorKind)]
+        said = [hint(kind, find_opening(name)) for kind in get_args(ErrorKind)]
         assert len(set(said)) == len(get_args(ErrorKind))
     assert "closed form" in prompts.nudge("timeout")
 
 
-def test_after_so_many_failures_in_a_row_another_approach_is_asked_for() -> None:
-    plain = find_opening("plain")
-    said = [hint("name", plain, failures, 2) for failures in range(1, 7)]
-    assert said[0] == said[1] == said[3] == said[4]
-    assert said[2] == said[5] != said[0]
-    assert hint("name", plain, 1, 0) == said[2]
+def test_another_approach_is_asked_for_in_the_same_words_whatever_failed() -> None:
+    for name in ("plain", "plain-zh"):
+        said = {hint(kind, find_opening(name), "change") for kind in get_args(ErrorKind)}
+        assert said == {prompts.line("changed_approach", find_opening(name))}
 
 
 def test_an_opening_brings_hints_of_its_own() -> None:
     own = OpeningConfig(name="mine", nudges={"timeout": "Slow:"})
-    assert hint("timeout", own, 1, 2) == "Slow:"
-    assert hint("name", own, 1, 2) == prompts.nudge("name")
+    assert hint("timeout", own) == "Slow:"
+    assert hint("name", own) == prompts.nudge("name")
 
 
 @given(st.dictionaries(st.sampled_from(BUILT_IN), st.integers(1, 100), min_size=1))

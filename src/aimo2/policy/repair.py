@@ -3,23 +3,55 @@
 Knows no words; those are in `prompts`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
 
-from aimo2.types import ErrorKind, Trace
+from aimo2.types import CodeRun, ErrorKind, Trace
+
+Step = Literal["hint", "change"]
+"""A repair by its cause, or another approach."""
+
+_SILENT: frozenset[ErrorKind] = frozenset(
+    {"timeout", "output", "memory", "recursion", "input", "died"}
+)
+"""Kinds whose error line is the same whatever caused it."""
 
 
-def repair_step(failures: int, repairs: int) -> Literal["hint", "change"]:
-    """What follows the last of `failures` failed cells in a row.
+def repair_step(failed: Sequence[CodeRun], repairs: int) -> Step:
+    """What follows the last of the cells that failed in a row, given oldest first.
 
     `repairs` of them are mended by their cause; the next asks for another approach, which then has
-    as many repairs of its own.
+    as many repairs of its own. A failure that comes again asks for it at once: of those, 1 % were
+    mended by a hint (docs/measurements.md).
     """
-    if failures < 1:
-        raise ValueError(f"{failures} failed cells in a row")
-    return "change" if (failures - 1) % (repairs + 1) == repairs else "hint"
+    if not failed:
+        raise ValueError("no failed cell to answer")
+    step: Step = "hint"
+    count = 0
+    for before, run in zip((None, *failed), failed, strict=False):
+        count += 1
+        comes_again = before is not None and is_same_failure(before, run)
+        step = "change" if comes_again or count > repairs else "hint"
+        if step == "change":
+            count = 0
+    return step
+
+
+def is_same_failure(one: CodeRun, other: CodeRun) -> bool:
+    """Whether two failed cells failed alike: the same code, or the same error in the same words."""
+    if one.error != other.error:
+        return False
+    if one.code.strip() == other.code.strip():
+        return True
+    said = _error_line(other)
+    return ":" in said and said == _error_line(one) and one.error not in _SILENT
+
+
+def _error_line(run: CodeRun) -> str:
+    """The last line of its output, where a traceback names the error."""
+    return run.output.rstrip().rpartition("\n")[2].strip()
 
 
 @dataclass(frozen=True, slots=True)

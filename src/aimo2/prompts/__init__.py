@@ -114,4 +114,4 @@ def _thought(family: Family, thinking: Thinking) -> str:
 
 def nudge(error: ErrorKind) -> str:
     """One sentence in the model's own voice that leads to a repair of that kind of error."""
-    return hint(error, _PLAIN, failures=1, repairs=1)
+    return hint(error, _PLAIN)

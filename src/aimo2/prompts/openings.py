@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aimo2.config import AnswerType, OpeningConfig
 from aimo2.errors import ConfigError
-from aimo2.policy.repair import repair_step
+from aimo2.policy.repair import Step
 from aimo2.types import ErrorKind, Opening
 
 _LARGEST_WEIGHT = 100
@@ -167,12 +167,11 @@ def line(which: Line, opening: OpeningConfig) -> str:
     return _built_in().lines[opening.language][which]
 
 
-def hint(error: ErrorKind, opening: OpeningConfig, failures: int, repairs: int) -> str:
+def hint(error: ErrorKind, opening: OpeningConfig, step: Step = "hint") -> str:
     """One sentence in the model's own voice that leads from a failed cell to a better one.
 
-    `failures`: failed cells in a row, this one included. `repairs`: how many of them are mended by
-    their cause before another approach is asked for.
+    `step`: whether the cell is mended by its cause or another approach is asked for.
     """
-    if repair_step(failures, repairs) == "change":
+    if step == "change":
         return line("changed_approach", opening)
     return opening.nudges.get(error) or _built_in().nudges[opening.language][error]

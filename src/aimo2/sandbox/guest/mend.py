@@ -1,13 +1,14 @@
 """Make Python of what a notebook takes besides: `!pip`, `%time`, `name?`, `>>>`, code fences.
 
-Only lines at which the parser stops are touched, so that text within strings stays as it is.
+Only lines at which the parser stops are touched, so that text within strings stays as it is. A
+fence that opens inside the cell begins the code anew: what stands before it, if prose, is dropped.
 Knows no namespaces; nothing is run.
 """
 
 import ast
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 __all__ = ["mended"]
@@ -16,6 +17,7 @@ _TRIES: Final = 40
 """Lines mended in one cell at most."""
 
 _FENCE: Final = re.compile(r"^\s*```\w*\s*$")
+_INNER_FENCE: Final = re.compile(r"^\s*```\s*(?:python3?|py)\s*$", re.IGNORECASE)
 _PROMPT: Final = re.compile(r"^\s*(?:>>>|\.\.\.)(?: |$)")
 
 # (what a line looks like, what it becomes)
@@ -39,16 +41,38 @@ def mended(code: str, parse: Callable[[str], ast.Module]) -> tuple[str, ast.Modu
         return code, parse(code)
     except SyntaxError as error:
         first = error
-    text = _without_prompts(textwrap.dedent(code))
+    for text in _readings(_without_prompts(textwrap.dedent(code))):
+        if (found := _without_commands(text, parse)) is not None:
+            return found
+    raise first from None
+
+
+def _readings(text: str) -> Iterator[str]:
+    """The text; where fences open in it, without those lines, and only what is behind the last.
+
+    Dropped lines are left blank, so that the others keep their numbers.
+    """
+    yield text
+    lines = text.split("\n")
+    fences = [number for number, line in enumerate(lines, 1) if _INNER_FENCE.match(line)]
+    if fences:
+        yield "\n".join("" if _INNER_FENCE.match(line) else line for line in lines)
+        yield "\n" * fences[-1] + textwrap.dedent("\n".join(lines[fences[-1] :]))
+
+
+def _without_commands(
+    text: str, parse: Callable[[str], ast.Module]
+) -> tuple[str, ast.Module] | None:
+    """The text with its commands made Python, and its tree; `None` where it still is none."""
     for _ in range(_TRIES):
         try:
             return text, parse(text)
         except SyntaxError as error:
             changed = _without_command(text, error.lineno or 0)
         if changed is None:
-            break
+            return None
         text = changed
-    raise first from None
+    return None
 
 
 def _without_prompts(text: str) -> str:
