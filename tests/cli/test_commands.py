@@ -36,3 +36,11 @@ def test_solving_starts_without_the_libraries_of_other_commands() -> None:
     code = f"import sys, aimo2.cli; aimo2.cli.load('solve'); print({seen})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_help_of_exam_and_kaggle_loads_nothing_that_solves() -> None:
+    heavy = ("polars", "numpy", "grpc", "aiohttp", "huggingface_hub", "aimo2.engine")
+    seen = f"[name for name in {heavy} if name in sys.modules]"
+    code = f"import sys, aimo2.cli; aimo2.cli.load('exam'); aimo2.cli.load('kaggle'); print({seen})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"

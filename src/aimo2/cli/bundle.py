@@ -13,7 +13,6 @@ from rich.filesize import decimal
 
 from aimo2.cli import errors
 from aimo2.cli.durations import parse_duration
-from aimo2.cli.models import ensure_model
 from aimo2.errors import Aimo2Error, ConfigError, InputError
 from aimo2.presets import preset_layer
 from aimo2.problems import read_problems
@@ -67,6 +66,7 @@ def bundle(
     With --base-url in --serve there is no model in it: a server of yours has one.
     Repeating the command goes on where it was broken off.
     """
+    from aimo2.cli.models import ensure_model
     from aimo2.exam import load_competition
     from aimo2.kaggle.bundle import build
     from aimo2.kaggle.bundle import wheels as wheelhouse

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from aimo2.cli import errors
-from aimo2.cli.replay import GoldOption, TracesArgument, check_writable, load_recorded
+from aimo2.cli.recordings import GoldOption, TracesArgument
+from aimo2.cli.replay import check_writable, load_recorded
 from aimo2.config import Calibration
 from aimo2.errors import ConfigError
 from aimo2.evals.calibration import (

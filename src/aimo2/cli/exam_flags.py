@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aimo2.cli import choice, flags
+from aimo2.cli import flags
 from aimo2.cli.durations import parse_duration
 from aimo2.config import EngineConfig, SolveConfig
-from aimo2.exam import ExamConfig, load_competition
-from aimo2.exam.lessons import read_lessons
-from aimo2.policy.budget import Lessons
+
+if TYPE_CHECKING:  # numpy and what solves take their time to import, and --help needs neither
+    from aimo2.exam import ExamConfig
+    from aimo2.policy.budget import Lessons
 
 _RULES = "The exam's rules"
 
@@ -56,8 +57,10 @@ class ExamFlags:
 
     def rules(
         self, competition: str, *, modulus: int | None, num_problems: int | None, **more: Any
-    ) -> ExamConfig:
+    ) -> "ExamConfig":
         """The competition's rules with what the flags change. Raises `ConfigError`."""
+        from aimo2.exam import load_competition
+
         return load_competition(
             competition,
             num_problems=num_problems,
@@ -75,9 +78,11 @@ class ExamFlags:
         )
 
     def solving(
-        self, engine_config: EngineConfig, solve_flags: flags.SolveFlags, rules: ExamConfig
+        self, engine_config: EngineConfig, solve_flags: flags.SolveFlags, rules: "ExamConfig"
     ) -> SolveConfig:
         """How each question is solved: its answers are the rules'. Raises `ConfigError`."""
+        from aimo2.cli import choice
+
         more = {
             "rollouts": self.rollouts,
             "concurrency": self.concurrency,
@@ -89,8 +94,10 @@ class ExamFlags:
         given = {name: bound for name, bound in bounds.items() if bound is not None}
         return config.model_copy(update=given)
 
-    def learned(self) -> Lessons | None:
+    def learned(self) -> "Lessons | None":
         """The user's own lessons. Raises `InputError`."""
+        from aimo2.exam.lessons import read_lessons
+
         return read_lessons(self.lessons) if self.lessons is not None else None
 
 

@@ -4,15 +4,14 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from aimo2.cli import errors
-from aimo2.cli.replay import GoldOption, TracesArgument, load_recorded, throughput
+from aimo2.cli.replay import load_recorded, throughput
 from aimo2.errors import ConfigError, DiskFullError, InputError
 from aimo2.evals.exams import Course, Exams, courses, hall, learn, simulate
 from aimo2.evals.recorded import Recorded
@@ -23,32 +22,17 @@ from aimo2.policy.budget import BudgetConfig, Lessons
 _REPEATS = 8
 """Random orders of each problem's samples."""
 
-RolloutsOption = Annotated[
-    int, typer.Option("--rollouts", help="Rollouts a question, as many as are recorded at most.")
-]
-ConcurrencyOption = Annotated[
-    str, typer.Option("--concurrency", help="Rollouts at the same time; a list such as 4,16.")
-]
-BenchmarkOption = Annotated[
-    Path | None, typer.Option(help="A report of `aimo2 benchmark --json`: how fast a server is.")
-]
-SeedOption = Annotated[int, typer.Option(help="Of all that is drawn.")]
 
-
-def learn_command(
-    traces: TracesArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the lessons (JSON).")],
-    rollouts: RolloutsOption = 16,
-    concurrency: ConcurrencyOption = "1,4,16",
-    gold: GoldOption = None,
-    benchmark: BenchmarkOption = None,
-    seed: SeedOption = 0,
+def learned(
+    traces: Sequence[Path],
+    out: Path,
+    rollouts: int,
+    concurrency: str,
+    gold: str | None,
+    benchmark: Path | None,
+    seed: int,
 ) -> None:
-    """Learn from graded traces what a moment more is worth, for the policy `value`.
-
-    The file holds derived figures only: no problem and no text. Use it by `aimo2 exam run
-    --lessons FILE`.
-    """
+    """What `aimo2 exam learn` does; the arguments are its flags."""
     recorded = load_recorded(traces, gold)
     server, speed = throughput(benchmark, None)
     widths = _widths(concurrency)
@@ -77,43 +61,24 @@ def _write(path: Path, lessons: Lessons) -> None:
         raise DiskFullError(f"no room left to write {path}; free some disk space") from error
 
 
-def simulate_command(
-    traces: TracesArgument,
-    policy: Annotated[
-        str, typer.Option(help="A list of even, bank, clamp, value.")
-    ] = "even,bank,clamp,value",
-    time: Annotated[
-        str,
-        typer.Option(
-            help="Parts of the time that the problems need on average if nothing is cut off."
-        ),
-    ] = "25%,50%,100%",
-    orders: Annotated[int, typer.Option(help="Random exams; all policies sit the same.")] = 1000,
-    problems: Annotated[int, typer.Option(help="Problems an exam.")] = 50,
-    lessons: Annotated[
-        str,
-        typer.Option(
-            help="For value: cross (each half of the problems teaches the exams of the other),"
-            " default, or a file of `aimo2 exam learn`."
-        ),
-    ] = "cross",
-    rollouts: RolloutsOption = 16,
-    concurrency: ConcurrencyOption = "16",
-    gold: GoldOption = None,
-    benchmark: BenchmarkOption = None,
-    seed: SeedOption = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+def simulated(
+    traces: Sequence[Path],
+    policy: str,
+    time: str,
+    orders: int,
+    problems: int,
+    lessons: str,
+    rollouts: int,
+    concurrency: str,
+    gold: str | None,
+    benchmark: Path | None,
+    seed: int,
+    *,
+    as_json: bool,
 ) -> None:
-    """Sit random exams with recorded samples as the model: policies side by side.
-
-    Prints for each policy and part of the time: score, time used, problems lost and overshoot, and
-    how much better or worse `value` is on the same exams, with 95 % intervals over the exams.
-    """
+    """What `aimo2 exam simulate` does; the arguments are its flags."""
     configs = [BudgetConfig.model_validate({"policy": name}) for name in _policies(policy)]
     parts = [_part(word) for word in time.split(",")]
-    for name, number in (("--orders", orders), ("--problems", problems), ("--rollouts", rollouts)):
-        if number < 1:
-            raise ConfigError(f"{name} {number}: must be 1 or more")
     taught = {"cross": None, "default": default_lessons()}.get(lessons, ...)
     if taught is ...:
         taught = read_lessons(Path(lessons))

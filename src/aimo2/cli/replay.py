@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from aimo2.benchmark.report import load_report
 from aimo2.cli import errors
+from aimo2.cli.recordings import GoldOption, TracesArgument
 from aimo2.config import Calibration
 from aimo2.errors import ConfigError, InputError
 from aimo2.evals.calibration import cross_fit, fit, read_calibration
@@ -37,14 +38,6 @@ from aimo2.evals.replay_report import plain_lines, plot, table
 from aimo2.problems import read_problems
 
 _LINE_SECONDS = 5.0
-
-TracesArgument = Annotated[
-    list[Path], typer.Argument(help="Traces or samples (.jsonl, .jsonl.gz), or run folders.")
-]
-GoldOption = Annotated[
-    str | None,
-    typer.Option("--gold", help="Problems with answers, for traces that do not hold them."),
-]
 
 
 def replay(
