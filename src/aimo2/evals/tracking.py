@@ -4,16 +4,19 @@ Only figures and the configuration leave the process: no problem texts, no trace
 no terminal. What a tracker throws once it has begun is reported once and never ends a run.
 """
 
+import contextlib
 import importlib
+import math
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from aimo2.errors import ConfigError, SetupError
 from aimo2.evals.runner import Score
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
 TrackerName = Literal["wandb", "mlflow", "trackio"]
 PROJECT = "aimo2"
 _EVERY_SECONDS = 5.0
+_MLFLOW_TAG = "aimo2_run"
+_MLFLOW_PARAMS = 100
+"""Settings that it takes at once."""
+_MLFLOW_CHARS = 500
+"""Of a setting, the fewest that any of its versions takes."""
 
 
 class Backend(Protocol):
@@ -55,7 +63,8 @@ class Tracker:
             return
         self._last = now
         accuracy = score.accuracy()
-        values = {"samples": float(samples), "tokens": float(score.tokens)}
+        # Names that no figure has: a tracker shows the last value of each.
+        values = {"samples_done": float(samples), "tokens_so_far": float(score.tokens)}
         if accuracy is not None:
             values["running_pass_1"] = accuracy[0]
         self._safely(lambda backend: backend.log(values, samples))
@@ -71,7 +80,8 @@ class Tracker:
         if self._backend is None:
             return
         try:
-            call(self._backend)
+            with _told_aside():
+                call(self._backend)
         except Exception as error:  # noqa: BLE001 - whatever a tracker raises
             self._backend = None
             warnings.warn(f"tracking has stopped: {error}", RuntimeWarning, stacklevel=2)
@@ -115,13 +125,19 @@ def open_tracker(name: TrackerName, run: RunConfig, folder: Path) -> Tracker:
     package = require(name)
     title = re.sub(r"[^\w.-]", "-", folder.name)
     try:
-        backend = _BACKENDS[name](package, run.model_dump(mode="json"), title, folder)
+        with _told_aside():
+            backend = _BACKENDS[name](package, run.model_dump(mode="json"), title, folder)
     except Exception as error:  # The boundary to foreign code, as in `Tracker._safely`.
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SetupError(
             f"--track {name}: it gives no run ({line}); log in there, or go on without --track"
         ) from error
     return Tracker(backend)
+
+
+def _told_aside() -> contextlib.redirect_stdout[TextIO]:
+    """What a tracker prints, on standard error: standard output holds the run's figures."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def _run_id(folder: Path) -> str:
@@ -159,9 +175,20 @@ class _Mlflow:
 
     def __init__(self, package: Any, config: dict[str, Any], title: str, folder: Path) -> None:
         self._package = package
-        package.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
-        package.start_run(run_name=title)
-        package.log_params({key: str(value)[:250] for key, value in config.items()})
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        experiment = package.set_experiment(name).experiment_id
+        # It chooses the ids of its runs itself, so a run that goes on is found by a tag.
+        run_id = _run_id(folder)
+        found = package.search_runs(
+            [experiment], f"tags.{_MLFLOW_TAG} = '{run_id}'", max_results=1, output_format="list"
+        )
+        if found:
+            package.start_run(run_id=found[0].info.run_id)
+            return
+        package.start_run(run_name=title, tags={_MLFLOW_TAG: run_id})
+        values = [(key, str(value)[:_MLFLOW_CHARS]) for key, value in _dotted(config).items()]
+        for at in range(0, len(values), _MLFLOW_PARAMS):
+            package.log_params(dict(values[at : at + _MLFLOW_PARAMS]))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """One step."""
@@ -169,7 +196,8 @@ class _Mlflow:
 
     def close(self, summary: Mapping[str, float]) -> None:
         """Figures as metrics, and end."""
-        self._package.log_metrics({key: v for key, v in summary.items() if v == v})
+        if known := _known(summary):
+            self._package.log_metrics(known)
         self._package.end_run()
 
 
@@ -178,7 +206,9 @@ class _Trackio:
 
     def __init__(self, package: Any, config: dict[str, Any], title: str, folder: Path) -> None:
         self._package = package
-        package.init(project=PROJECT, name=title, config=config)
+        # A run that goes on is found by its name, so that must be its own.
+        name = f"{title}-{_run_id(folder)[:8]}"
+        package.init(project=PROJECT, name=name, config=_dotted(config), resume="allow")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """One step."""
@@ -186,9 +216,25 @@ class _Trackio:
 
     def close(self, summary: Mapping[str, float]) -> None:
         """Figures as the last step, and end."""
-        if summary:
-            self._package.log(dict(summary))
+        if known := _known(summary):
+            self._package.log(known)
         self._package.finish()
+
+
+def _known(values: Mapping[str, float]) -> dict[str, float]:
+    """Without ends of intervals that are not known."""
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting under its whole name, such as `solve.stop.rule`."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 _BACKENDS: dict[str, Callable[[Any, dict[str, Any], str, Path], Backend]] = {
