@@ -125,6 +125,51 @@ def test_how_a_cell_fails(one_cell: One, code: str, kind: ErrorKind, last_line: 
     assert len(result.traceback) < 4000
 
 
+@pytest.mark.parametrize(
+    ("code", "import_"),
+    [
+        ("factor(12)", "from sympy import factor"),
+        ("def f(): return sqrt(2)\nf()", "from sympy import sqrt"),
+        ("comb(4, 2)", "from math import comb"),
+        ("np.array([1])", "import numpy as np"),
+        ("sp.symbols('x')", "import sympy as sp"),
+        ("from sympy.ntheory.modular import mod_inverse", "from sympy import mod_inverse"),
+    ],
+)
+def test_the_import_that_a_name_lacks_is_named(one_cell: One, code: str, import_: str) -> None:
+    assert one_cell(code).traceback.endswith(f" ({import_})")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "E + 1",  # more likely a point than Euler's number
+        "beta + 1",
+        "total_cost",
+        "__all__",
+        "raise NameError('sqrt')",
+        "from sympy import no_such_name",
+        "from sympy import pow",  # a built-in
+        "import sympy\nsympy.no_such_name",
+        "import sys\nsys.modules['sympy'] = sys.modules['math'] = 5\nfactor(12)",
+        "import sympy\nsympy.__all__ = 5\nno_such_name",
+        "import sympy\nvars(sympy)['_secret'] = 1\n_secret",
+        "class sqrt(NameError): pass\nraise sqrt(name='sqrt')",
+    ],
+)
+def test_no_import_is_named_where_none_is_known(one_cell: One, code: str) -> None:
+    result = one_cell(code)
+    assert result.error in ("name", "import", "type")
+    assert not result.traceback.endswith(")")
+    assert "site-packages" not in result.traceback
+
+
+def test_an_own_definition_wins_and_nothing_is_defined_by_itself(lab: Lab) -> None:
+    first = lab.cells("factor(12)", "def factor(n): return n\nfactor(12)", "'sqrt' in globals()")
+    assert [each.error for each in first] == ["name", None, None]
+    assert [each.output for each in first[1:]] == ["12\n", "False\n"]
+
+
 def test_a_traceback_holds_the_frames_of_cells_only(lab: Lab) -> None:
     cells = lab.cells("import sympy\ndef f(x):\n    return sympy.sqrt(object())", "f(1)")
     assert cells[1].traceback.splitlines() == [

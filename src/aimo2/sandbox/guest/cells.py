@@ -40,6 +40,16 @@ _FUTURES: Final = functools.reduce(
     operator.or_,
     (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names),
 )
+_SOURCES: Final = ("sympy", "math", "itertools", "fractions", "collections", "functools")
+"""Where a name that is not defined is looked for, in this order."""
+_MODULES: Final = {
+    "np": "import numpy as np",
+    "sp": "import sympy as sp",
+    "plt": "import matplotlib.pyplot as plt",
+    **{name: f"import {name}" for name in (*_SOURCES, "numpy", "scipy", "random", "decimal")},
+}
+_LETTERS: Final = frozenset({"beta", "gamma", "zeta"})
+"""Functions of SymPy, but more often variables."""
 _CHAIN: Final = 5
 """Exceptions of a group that are named."""
 
@@ -268,9 +278,11 @@ class Notebook:
             text = f"{text[:half]} ... {text[-half:]}"
         if isinstance(error, ModuleNotFoundError) and self._available:
             text += f" (available: {', '.join(self._available)} and the standard library)"
+        elif isinstance(error, ImportError) and isinstance(error.path, str):
+            text = text.replace(f" ({error.path})", "")  # long, and of this machine
         elif _needs_more_than_a_kernel(error):
             text += " (no network and no other programs or processes here)"
-        return text
+        return text + _import_of(error)
 
 
 def _tree(code: str, filename: str, flags: int) -> ast.Module:
@@ -279,6 +291,33 @@ def _tree(code: str, filename: str, flags: int) -> ast.Module:
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise SyntaxError(f"the cell cannot be compiled: {error}") from error
     return cast(ast.Module, tree)
+
+
+def _import_of(error: BaseException) -> str:
+    """The import that a missing name lacks, to stand behind the message; empty where none is known.
+
+    Looked for in modules that are loaded only, and not for what may be a letter of the problem.
+    """
+    name: object = None
+    if type(error) is NameError:
+        name = error.name
+    elif type(error) is ImportError:  # which has no field for it before Python 3.12
+        name = str(error).removeprefix("cannot import name '").partition("'")[0]
+    if type(name) is not str or len(name) == 1 or name.startswith("_"):
+        return ""
+    if name in _LETTERS or hasattr(builtins, name):
+        return ""
+    if type(error) is NameError and name in _MODULES:
+        return f" ({_MODULES[name]})"
+    source = next((each for each in _SOURCES if _offers(sys.modules.get(each), name)), None)
+    return "" if source is None else f" (from {source} import {name})"
+
+
+def _offers(module: types.ModuleType | None, name: str) -> bool:
+    if not isinstance(module, types.ModuleType):
+        return False
+    public = vars(module).get("__all__")
+    return name in vars(module) and (not isinstance(public, list | tuple) or name in public)
 
 
 def _needs_more_than_a_kernel(error: BaseException) -> bool:
