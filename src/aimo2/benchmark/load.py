@@ -1,9 +1,10 @@
 """Keep a number of streams busy for a time, or for a number of problems. Knows no servers."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from aimo2.benchmark.workloads import Work
 from aimo2.deadline import Deadline
@@ -22,9 +23,15 @@ class Plan:
 
     `workers`: problems in work at the same time. `requests`: problems, all measured from the
     first request to the last token; `None` measures `duration` seconds instead, after `ramp`
-    seconds in which the streams fall out of step. `enough`: asked when the duration is over; while
+    seconds in which the first prompts are read. `enough`: asked when the duration is over; while
     it says no, the window grows by as much again, up to `MOST_WINDOWS` times: a slow engine may
     still be reading its first prompts.
+
+    A duration is to show the steady state, in which streams are out of step: streams that begin
+    and end together have all their prompts read at once, and a window holds too many or too few of
+    these moments. The first problem of worker i of n is therefore cut to (i + 1)/n of its length:
+    what is left of a piece of work at a random instant is, where all are equally long, equally
+    likely to be any part of it (renewal theory's stationary residual life).
     """
 
     workers: int
@@ -78,11 +85,15 @@ async def run_load(
         progress.begin = started
         on_begin()
 
-    async def worker() -> None:
+    async def worker(part: float) -> None:
         while left is None or next(left, None) is not None:
-            await _once(work, next(problems), deadline, progress)
+            await _once(partial(work, next(problems), deadline, part), progress)
+            part = 1.0
 
-    workers = [asyncio.create_task(worker()) for _ in range(plan.workers)]
+    parts = [1.0] * plan.workers
+    if plan.requests is None:
+        parts = [(number + 1) / plan.workers for number in range(plan.workers)]
+    workers = [asyncio.create_task(worker(part)) for part in parts]
     try:
         for over in windows:
             pending = await _until(workers, over)
@@ -107,9 +118,9 @@ async def _until(workers: Sequence[asyncio.Task[None]], over: Deadline) -> bool:
     return bool(pending)
 
 
-async def _once(work: Work, problem: Problem, deadline: Deadline, progress: Progress) -> None:
+async def _once(work: Callable[[], Awaitable[None]], progress: Progress) -> None:
     try:
-        await work(problem, deadline)
+        await work()
     except (Aimo2Error, RuntimeError, ExceptionGroup) as error:
         progress.num_failed += 1
         progress.failure = progress.failure or _line(error)

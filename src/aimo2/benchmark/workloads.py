@@ -19,8 +19,10 @@ from aimo2.rollout import Rollout
 from aimo2.solver import Solver, Tools
 from aimo2.types import Problem, Trace
 
-Work = Callable[[Problem, Deadline], Awaitable[None]]
-"""Works off one problem. Raises what the model raises."""
+Work = Callable[[Problem, Deadline, float], Awaitable[None]]
+"""Works off one problem, or the last part of so long a one: a share of its tokens, above 0 and at
+most 1. Raises what the model raises.
+"""
 
 WIDTH = 3
 """Openings of a tree, and children of each."""
@@ -68,13 +70,18 @@ class Setting:
         )
 
 
+def tokens_of(limit: int, part: float) -> int:
+    """So much of a limit, but one token at least."""
+    return max(1, round(limit * part))
+
+
 def decode(model: Model, setting: Setting) -> Work:
     """One completion of exactly `max_tokens`, whatever the model would like."""
 
-    async def work(problem: Problem, deadline: Deadline) -> None:
+    async def work(problem: Problem, deadline: Deadline, part: float) -> None:
         conversation = Conversation(_messages(problem))
         sampling = setting.sampling(
-            seed_of(setting.seed, problem, 0), setting.max_tokens, ignore_eos=True
+            seed_of(setting.seed, problem, 0), tokens_of(setting.max_tokens, part), ignore_eos=True
         )
         await _text(model, conversation, sampling, deadline)
 
@@ -85,28 +92,27 @@ def tree(model: Model, setting: Setting, *, shared: bool) -> Work:
     """Nine branches: 3 openings, each continued by 3 children from its middle.
 
     `shared`: the children continue their opening's text, as forks do; else every branch samples
-    its own first half, as independent rollouts do. Both end with nine branches of `max_tokens`.
+    its own first half, as independent rollouts do. Both end with nine branches of `max_tokens`;
+    where only a part is worked off, the openings are cut first.
     """
     half = max(1, setting.max_tokens // 2)
 
-    async def branch(problem: Problem, number: int, begun: str, deadline: Deadline) -> None:
-        sampling = setting.sampling(seed_of(setting.seed, problem, number), half, ignore_eos=True)
-        await _text(model, Conversation(_messages(problem), begun), sampling, deadline)
+    async def text(problem: Problem, number: int, begun: str, part: float, end: Deadline) -> str:
+        seed = seed_of(setting.seed, problem, number)
+        sampling = setting.sampling(seed, tokens_of(half, part), ignore_eos=True)
+        return await _text(model, Conversation(_messages(problem), begun), sampling, end)
 
-    async def opening(problem: Problem, number: int, deadline: Deadline) -> None:
-        sampling = setting.sampling(
-            seed_of(setting.seed, problem, 1000 + number), half, ignore_eos=True
-        )
-        first = await _text(model, Conversation(_messages(problem)), sampling, deadline)
-        children = range(WIDTH) if shared else range(1)
+    async def opening(problem: Problem, number: int, deadline: Deadline, part: float) -> None:
+        first = await text(problem, 1000 + number, "", 2 * part - 1, deadline)
         async with asyncio.TaskGroup() as group:
-            for child in children:
-                group.create_task(branch(problem, number * WIDTH + child, first, deadline))
+            for child in range(WIDTH if shared else 1):
+                own = number * WIDTH + child
+                group.create_task(text(problem, own, first, min(1.0, 2 * part), deadline))
 
-    async def work(problem: Problem, deadline: Deadline) -> None:
+    async def work(problem: Problem, deadline: Deadline, part: float) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(WIDTH if shared else WIDTH * WIDTH):
-                group.create_task(opening(problem, number, deadline))
+                group.create_task(opening(problem, number, deadline, part))
 
     return work
 
@@ -142,6 +148,13 @@ def _raise_failure(trace: Trace) -> None:
         raise RuntimeError(f"{trace.stop_reason}: {trace.error}")
 
 
+def _shortened(config: SolveConfig, part: float) -> SolveConfig:
+    """With so much of its rollouts' tokens."""
+    limit = tokens_of(config.rollout.max_tokens, part)
+    rollout = config.rollout.model_copy(update={"max_tokens": limit})
+    return config.model_copy(update={"rollout": rollout})
+
+
 @dataclass(slots=True)
 class Tir:
     """Whole rollouts as the solver runs them: stop at code, run it, continue, to an answer."""
@@ -151,12 +164,12 @@ class Tir:
     dropped: Dropped = field(default_factory=Dropped)
     started: int = 0
 
-    async def work(self, problem: Problem, deadline: Deadline) -> None:
+    async def work(self, problem: Problem, deadline: Deadline, part: float) -> None:
         """One rollout. Raises `RuntimeError` where the model or the sandbox failed it."""
         index, self.started = self.started, self.started + 1
         question = Question(
             problem,
-            self.config,
+            _shortened(self.config, part),
             self.tools.model,
             self.tools.sandbox,
             self._canonicalise,
@@ -184,10 +197,11 @@ class Solving:
     config: SolveConfig
     dropped: Dropped = field(default_factory=Dropped)
 
-    async def work(self, problem: Problem, deadline: Deadline) -> None:
+    async def work(self, problem: Problem, deadline: Deadline, part: float) -> None:
         """One question. Raises `RuntimeError` where the model or the sandbox failed a rollout."""
         watch = _Watch(self.dropped)
-        solved = await Solver(problem, self.config, self.tools, watch).solve(deadline)
+        config = _shortened(self.config, part)
+        solved = await Solver(problem, config, self.tools, watch).solve(deadline)
         for trace in solved.traces:
             _raise_failure(trace)
 
