@@ -153,6 +153,8 @@ def test_what_limits_follows_from_what_was_busy(
 
 def test_an_idle_gpu_with_free_slots_asks_for_more_load() -> None:
     assert seen_by(Machine(client_cpu=0.1, gpu_busy=0.3), slots=256)[0] == "load"
+    others = Machine(client_cpu=0.1, gpu_busy=0.3, other_cards=True)
+    assert seen_by(others, slots=256)[0] == "unknown"
 
 
 def test_a_busy_gpu_alone_does_not_tell_engine_from_load() -> None:

@@ -339,15 +339,32 @@ def test_plain_solving_runs_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures.num_units > 0
 
 
-def test_only_the_cards_of_a_server_that_is_here_are_watched(
+CARDS = tuple(Card(n, "A", 80_000, 8_000, (9, 0), f"GPU-{n}") for n in (0, 1, 2))
+
+
+def cards_of(*urls: str) -> tuple[tuple[int, ...], bool]:
+    cards, others = runner._cards_of(ServerConfig(base_url=urls[0], more_urls=urls[1:]))
+    return tuple(card.index for card in cards), others
+
+
+def test_the_cards_of_a_server_here_are_those_of_the_processes_behind_its_port(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cards = (Card(0, "A", 80_000, 79_990, (9, 0)), Card(1, "A", 80_000, 8_000, (9, 0)))
-    monkeypatch.setattr(gpu, "cards", lambda: cards)
-    here = ServerConfig(base_url="http://127.0.0.1:8000/v1")
-    away = ServerConfig(base_url="http://far.example/v1")
-    assert runner._cards_of(here) == cards[1:]
-    assert runner._cards_of(away) == ()
+    behind = {8000: frozenset({70, 71}), 8001: frozenset({80}), 80: frozenset({90})}
+    computing = {71: "GPU-1", 80: "GPU-2"}
+    monkeypatch.setattr(gpu, "cards", lambda: CARDS)
+    monkeypatch.setattr(runner, "serving", lambda port: behind.get(port, frozenset()))
+    monkeypatch.setattr(
+        gpu, "_query", lambda *_: "\n".join(f"{pid}, {uuid}" for pid, uuid in computing.items())
+    )
+    assert cards_of("http://127.0.0.1:8000/v1") == ((1,), False)
+    assert cards_of("http://127.0.0.1:8000/v1", "http://localhost:8001/v1") == ((1, 2), False)
+    assert cards_of("http://far.example:8000/v1") == ((), False)
+    # Nothing of it is seen: all that hold a model, and others' may be among them.
+    assert cards_of("http://127.0.0.1/v1") == ((0, 1, 2), True)
+    assert cards_of("http://127.0.0.1:9/v1") == ((0, 1, 2), True)
+    monkeypatch.setattr(gpu, "cards", lambda: (replace(CARDS[0], free_mib=79_990), CARDS[1]))
+    assert cards_of("http://127.0.0.1:9/v1") == ((1,), False)
 
 
 class Wide(FakeReplica):

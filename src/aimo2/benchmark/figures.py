@@ -37,6 +37,8 @@ class Machine(_Stored):
     stall_p99: float | None = None
     gpu_memory_mib: int | None = None
     gpu_busy: float | None = None
+    other_cards: bool = False
+    """Whether cards that others use may be among those of the GPU's figures."""
     prefix_hits: float | None = None
     """Share of the prompts' tokens that the server found in its prefix cache."""
     most_waiting: int | None = None
@@ -277,8 +279,9 @@ def limiting(
         return "engine", f"requests waited in the server, up to {machine.most_waiting}"
     if slots is not None and figures.concurrent > slots:
         return "engine", f"the server has {slots} slots for {figures.concurrent} streams"
-    if machine.gpu_busy is not None and machine.gpu_busy < _IDLE_GPU:
-        return "load", f"the GPU was busy {machine.gpu_busy:.0%} of the time"
+    seen = None if machine.other_cards else machine.gpu_busy
+    if seen is not None and seen < _IDLE_GPU:
+        return "load", f"the GPU was busy {seen:.0%} of the time"
     return _grown(figures, others)
 
 

@@ -27,9 +27,9 @@ _TEMPLATES = (
     "An arithmetic progression has {a} as its third and {c} as its eleventh term. What is the sum"
     " of its first {b} terms?",
     # intermediate algebra
-    "The polynomial $P(x) = x^3 - {a}x^2 + {b}x - {c}$ has the roots $u$, $v$ and $w$ over the"
-    " complex numbers. Compute $\\frac{{1}}{{uv}} + \\frac{{1}}{{vw}} + \\frac{{1}}{{wu}} + u^2 +"
-    " v^2 + w^2$, and simplify it as far as it goes.",
+    "The polynomial $P(x) = {d}x^2 - {a}x - {b}$ has the roots $u$ and $v$. Compute $u^3 + v^3 +"
+    " \\frac{{{c}}}{{u}} + \\frac{{{c}}}{{v}} + \\frac{{1}}{{uv}}$, and simplify it as far as it"
+    " goes.",
     "Find the sum of all real solutions $x$ of $\\sqrt{{x + {c}}} + \\sqrt{{x + {a}}} = {b}$, or"
     " show that there is none and answer $0$.",
     "What is the least value of $x^2 + {d}y^2 + {e}z^2$ over all real numbers $x$, $y$ and $z$ with"

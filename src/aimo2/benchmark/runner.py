@@ -40,6 +40,7 @@ from aimo2.errors import Aimo2Error, ConfigError, ServerError
 from aimo2.llm.client import Endpoint
 from aimo2.serving import gpu, machine
 from aimo2.serving.gpu import Card
+from aimo2.serving.listener import serving
 from aimo2.serving.serve import Running, ServeOptions, serve
 from aimo2.solver import Tools
 from aimo2.types import Problem
@@ -96,7 +97,8 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Target:
     """An open server. `slots`: streams that it takes at once, where that is known. `cards`: the
-    GPUs that it runs on, as far as they can be seen from here.
+    GPUs that it runs on, as far as they can be seen from here. `others`: whether cards of other
+    servers may be among them.
     """
 
     model: ServedModel
@@ -105,6 +107,7 @@ class Target:
     slots: int | None
     failures: Callable[[], Sequence[str]]
     cards: tuple[Card, ...] = ()
+    others: bool = False
 
 
 class Listener(Protocol):
@@ -148,21 +151,45 @@ async def open_target(
             endpoints = [_endpoint(running, index) for index in range(len(running.servers))]
             client = await route(endpoints, None, None, stack, listener.notice, routing=routing)
         await client.connect(Deadline.after(_CONNECT_SECONDS))
+        cards, others = (
+            (running.cards, False) if running else await asyncio.to_thread(_cards_of, served)
+        )
+        if others:
+            numbers = ", ".join(str(card.index) for card in cards)
+            listener.notice(
+                f"GPU figures are of cards {numbers} together: which of them the server uses "
+                "cannot be seen from here"
+            )
         yield Target(
             client,
             _sources(served, running),
             running.engine if running else "server",
             running.slots if running else None,
             running.failures if running else tuple,
-            running.cards if running else await asyncio.to_thread(_cards_of, served),
+            cards,
+            others,
         )
 
 
-def _cards_of(served: ServerConfig | None) -> tuple[Card, ...]:
-    """The GPUs of somebody's server: those that hold a model here, if the server is here."""
-    if served is None or urlsplit(served.base_url).hostname not in _HERE:
-        return ()
-    return gpu.occupied(gpu.cards())
+def _cards_of(served: ServerConfig | None) -> tuple[tuple[Card, ...], bool]:
+    """The GPUs of somebody's server, if it is here, and whether they may be others' instead.
+
+    They are those on which the processes behind its ports compute. Where these cannot be seen, all
+    that hold a model are taken: a single one is the server's.
+    """
+    urls = [urlsplit(url) for url in (served.base_url, *served.more_urls)] if served else []
+    if not urls or any(url.hostname not in _HERE for url in urls):
+        return (), False
+    cards = gpu.cards()
+    used: list[Card] = []
+    for url in urls:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        own = gpu.used_by(serving(port), cards)
+        if not own:
+            occupied = gpu.occupied(cards)
+            return occupied, len(occupied) > 1
+        used += own
+    return tuple(dict.fromkeys(used)), False
 
 
 def _endpoint(running: Running, index: int) -> Callable[[], Endpoint]:
@@ -260,6 +287,7 @@ class Bench:
             monitor = await stack.enter_async_context(Monitor(self._target.sources, cards))
             await run_load(work, self._problems(), plan, NEVER, progress, monitor.begin)
             machine_seen = await monitor.end()
+            machine_seen = machine_seen.model_copy(update={"other_cards": self._target.others})
         return seen.figures(machine_seen)
 
     def _branches(self, workload: WorkloadName, model: MeteredModel) -> Work:

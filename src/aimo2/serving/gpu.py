@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 _CARDS = "index,name,memory.total,memory.free,compute_cap,uuid"
 _USAGE = "index,memory.used,utilization.gpu"
+_APPS = "pid,gpu_uuid"
 _SERVING_MIB = 1024
 """A card on which nobody has so much does not serve a language model."""
 
@@ -45,7 +46,8 @@ def cards(timeout: float = 10.0) -> tuple[Card, ...]:
 
     None where `nvidia-smi` is missing, fails or hangs.
     """
-    return visible(parse_cards(_query(_CARDS, timeout)), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    listing = _query(f"--query-gpu={_CARDS}", timeout)
+    return visible(parse_cards(listing), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def occupied(found: Iterable[Card]) -> tuple[Card, ...]:
@@ -53,12 +55,26 @@ def occupied(found: Iterable[Card]) -> tuple[Card, ...]:
     return tuple(card for card in found if card.total_mib - card.free_mib >= _SERVING_MIB)
 
 
+def used_by(
+    processes: Collection[int], found: Iterable[Card], timeout: float = 10.0
+) -> tuple[Card, ...]:
+    """Those of the cards on which any of these processes computes.
+
+    None where `nvidia-smi` does not tell, as in a container whose processes it numbers otherwise.
+    """
+    rows = _rows(_query(f"--query-compute-apps={_APPS}", timeout), 2)
+    uuids = {row[1] for row in rows if row[0].isdigit() and int(row[0]) in processes}
+    return tuple(card for card in found if card.uuid in uuids)
+
+
 def usage(indices: Collection[int], timeout: float = 5.0) -> Usage | None:
     """What the cards of these indices do now; `None` where there are none.
 
     Blocks for some milliseconds.
     """
-    seen = [row for row in parse_usage(_query(_USAGE, timeout)) if row[0] in indices]
+    seen = [
+        row for row in parse_usage(_query(f"--query-gpu={_USAGE}", timeout)) if row[0] in indices
+    ]
     if not seen:
         return None
     return Usage(sum(row[1] for row in seen), sum(row[2] for row in seen) / len(seen) / 100)
@@ -119,10 +135,10 @@ def _find(found: Sequence[Card], entry: str) -> Card | None:
     return None
 
 
-def _query(fields: str, timeout: float) -> str:
+def _query(question: str, timeout: float) -> str:
     try:
         return subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            ["nvidia-smi", question, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=timeout,
