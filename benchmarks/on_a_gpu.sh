@@ -3,7 +3,11 @@
 #
 #   MODEL=FOLDER OUT=results AIMO2_DATA=FOLDER benchmarks/on_a_gpu.sh [PART...]
 #
-# raw         decode at STREAMS, beside `vllm bench serve` on the same server
+# raw         decode at STREAMS; then at PAIRED, beside `vllm bench serve` on the same server: both
+#             are given prompts of one kind (chat template, instructions, drawn problem), as many of
+#             them (6 a stream, 1024 at least), TOKENS to write for each, and are measured from the
+#             first request to the last token, in turn, ROUNDS times: what differs from one round to
+#             the next is the machine's noise
 # efficiency  tir, solver, plain, tree and independent over decode; the same with log-probabilities
 #             over decode without them; the same oversubscribed
 # presets     PRESETS (of none, ngram, draft with DRAFT=MODEL, fp8, fp8-kv, awq with AWQ=FOLDER), each
@@ -21,7 +25,7 @@ set -euo pipefail
 : "${OUT:?give a folder in OUT}" "${STREAMS:=1,16,100,256,512}" "${PAIR:=100,512}" "${SECONDS_EACH:=20}"
 : "${SETS:=math500 amc23}" "${K:=16}" "${TOKENS:=512}" "${EVAL_TOKENS:=1536}" "${LIMIT:=}" "${MANY:=512}"
 : "${PRESETS:=none ngram draft fp8 fp8-kv awq}" "${DRAFT:=}" "${AWQ:=}" "${URL:=}" "${MODEL:=}"
-: "${CONTEXT:=8192}"
+: "${CONTEXT:=8192}" "${PAIRED:=100,256,512}" "${ROUNDS:=2}"
 AIMO2=${AIMO2:-aimo2}
 PYTHON=${AIMO2_VLLM_PYTHON:-python3}
 parts=${*:-raw efficiency presets layouts policies}
@@ -64,9 +68,10 @@ need_url() { # the one server of raw, efficiency and policies
 is_complete() { grep -q '"complete": *true' "$OUT/$1.json" 2>/dev/null; }
 
 bench() { # NAME FLAG...: returns 1 where requests failed, 2 where it broke off; ends at Ctrl-C
-  local name=$1 code=0
+  local name=$1 code=0 lasting=(--duration "$SECONDS_EACH")
   shift
-  $AIMO2 benchmark --max-tokens "$TOKENS" --duration "$SECONDS_EACH" --json "$OUT/$name.json" \
+  case " $* " in *" --requests "*) lasting=() ;; esac
+  $AIMO2 benchmark --max-tokens "$TOKENS" ${lasting[@]+"${lasting[@]}"} --json "$OUT/$name.json" \
     --resume "$@" | tee "$OUT/$name.txt" || code=$?
   [ "$code" -lt 128 ] || exit "$code"
   [ "$code" -eq 0 ] || say "$name: exit code $code; repeat the command to go on with it"
@@ -86,24 +91,57 @@ compare_reports() { # BEFORE AFTER
   $AIMO2 benchmark compare "$OUT/$1.json" "$OUT/$2.json" | tee "$OUT/$2-against-$1.txt"
 }
 
-vllm_bench() { # STREAMS
-  local file="vllm-$1.json" name
+vllm_bench() { # NAME STREAMS NUMBER SEED
+  local file="$1.json" name
   [ ! -s "$OUT/$file" ] || return 0
   need_url
+  # As ShareGPT's conversations: for its `custom` data vLLM needs pandas. The text is sent as it is.
+  $AIMO2 benchmark prompts --base-url "$URL" --number "$3" --seed "$4" --max-tokens "$TOKENS" |
+    python3 -c "import json,sys; print(json.dumps([{'conversations': [{'value': json.loads(line)['prompt']}, {'value': ''}]} for line in sys.stdin]))" \
+      >"$OUT/$1-prompts.json"
   name=$(python3 -c "import json,sys,urllib.request as r; print(json.load(r.urlopen(sys.argv[1] + '/models'))['data'][0]['id'])" "$URL")
   "$PYTHON" -m vllm.entrypoints.cli.main bench serve --backend openai --base-url "${URL%/v1}" \
     --endpoint /v1/completions --model "$name" --tokenizer "${MODEL:-$name}" \
-    --dataset-name random --random-input-len 160 --random-output-len "$TOKENS" --ignore-eos \
-    --temperature 0.7 --top-p 1 --num-prompts $((6 * $1)) --max-concurrency "$1" \
-    --save-result --result-dir "$OUT" --result-filename "$file.part" | tee "$OUT/vllm-$1.txt" &&
-    mv "$OUT/$file.part" "$OUT/$file" || say "vllm bench serve failed at $1 streams"
+    --dataset-name sharegpt --dataset-path "$OUT/$1-prompts.json" --disable-shuffle \
+    --sharegpt-output-len "$TOKENS" --ignore-eos --temperature 0.7 --top-p 1 \
+    --num-prompts "$3" --max-concurrency "$2" --save-result --result-dir "$OUT" \
+    --result-filename "$file.part" | tee "$OUT/$1.txt" &&
+    mv "$OUT/$file.part" "$OUT/$file" || say "vllm bench serve failed at $2 streams"
+}
+
+show_pairs() { # STREAMS: both programs' output tokens a second, a round each
+  python3 - "$OUT" "$1" "$ROUNDS" <<'PY'
+import json, pathlib, sys
+folder, streams, rounds = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def speeds(name, speed):
+    files = [folder / f"{name}-{streams}-{each}.json" for each in range(1, rounds + 1)]
+    return [speed(json.loads(file.read_text())) for file in files if file.exists()]
+ours = speeds("pair", lambda report: report["results"][0]["tokens_per_second"])
+theirs = speeds("vllm", lambda result: result["output_throughput"])
+if ours and theirs:
+    ratio = sum(ours) / len(ours) / (sum(theirs) / len(theirs))
+    shown = [" and ".join(f"{speed:,.0f}" for speed in each) for each in (ours, theirs)]
+    print(f"{streams} streams: aimo2 {shown[0]}, vllm bench serve {shown[1]}, ratio {ratio:.3f}")
+PY
+}
+
+pair() { # STREAMS
+  local number=$((6 * $1)) round seed
+  [ "$number" -ge 1024 ] || number=1024
+  for ((round = 1; round <= ROUNDS; round++)); do
+    seed=$((10000 + 100 * $1 + 10 * round)) # other problems for each, of the same templates
+    bench_at_url "pair-$1-$round" --seed "$seed" --workload decode --concurrent "$1" \
+      --requests "$number"
+    vllm_bench "vllm-$1-$round" "$1" "$number" $((seed + 5))
+  done
+  show_pairs "$1" | tee "$OUT/pair-$1.txt"
 }
 
 raw() {
   local streams
   bench_at_url raw --seed 0 --workload decode --concurrent "$STREAMS"
   if "$PYTHON" -c "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"; then
-    for streams in ${STREAMS//,/ }; do [ "$streams" -lt 100 ] || vllm_bench "$streams"; done
+    for streams in ${PAIRED//,/ }; do pair "$streams"; done
   else
     say "skipped: vllm bench serve, as $PYTHON has no vLLM (AIMO2_VLLM_PYTHON names another one)"
   fi

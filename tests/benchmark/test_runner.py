@@ -1,7 +1,7 @@
 """The benchmark from end to end, on fake replicas with a latency model and a virtual clock."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 from aimo2.benchmark import runner
 from aimo2.benchmark.figures import Figures
 from aimo2.benchmark.load import HopelessError, Progress
+from aimo2.benchmark.prompts import drawn_problems
 from aimo2.benchmark.report import Report
 from aimo2.benchmark.runner import (
     Bench,
@@ -20,12 +21,15 @@ from aimo2.benchmark.runner import (
     Target,
     best_layout,
     compare_layouts,
+    decode_prompts,
     run_benchmark,
 )
+from aimo2.benchmark.workloads import Setting, decode
 from aimo2.config import ServerConfig
-from aimo2.deadline import Deadline
+from aimo2.deadline import NEVER, Deadline
 from aimo2.errors import ConfigError, ServerError
 from aimo2.llm import Chunk, Conversation, Sampling
+from aimo2.llm.client import OpenAIModel
 from aimo2.llm.fake import Delay, ScriptedModel, Step
 from aimo2.llm.router import RoutedModel
 from aimo2.sandbox import CellResult
@@ -33,6 +37,7 @@ from aimo2.sandbox.fake import FakeSandbox
 from aimo2.serving import gpu
 from aimo2.serving.gpu import Card
 from aimo2.serving.serve import ServeOptions
+from tests.llm.fake_server import FakeServer, Knobs
 from tests.llm.test_router import FakeReplica
 from tests.scripted import InstantJudge
 from tests.virtual import run_virtual
@@ -365,6 +370,31 @@ def test_the_cards_of_a_server_here_are_those_of_the_processes_behind_its_port(
     assert cards_of("http://127.0.0.1:9/v1") == ((0, 1, 2), True)
     monkeypatch.setattr(gpu, "cards", lambda: (replace(CARDS[0], free_mib=79_990), CARDS[1]))
     assert cards_of("http://127.0.0.1:9/v1") == ((1,), False)
+
+
+@pytest.mark.parametrize("flavour", ["llamacpp", "vllm"])
+def test_prompts_for_other_programs_are_as_decode_sends_them(flavour: Any) -> None:
+    async def main() -> tuple[Sequence[str], list[str]]:
+        async with FakeServer(Knobs(flavour=flavour)) as server, OpenAIModel(server.url) as model:
+            served = ServerConfig(base_url=server.url)
+            texts = await decode_prompts(served, 3, 5, lambda line: None)
+            await model.connect(NEVER)
+            for problem in drawn_problems(3, 5):
+                await decode(model, Setting(4, 0.7, 1.0, 0))(problem, NEVER, 1.0)
+            return texts, [request.body["prompt"] for request in server.completions]
+
+    texts, sent = asyncio.run(main())
+    assert len(set(texts)) == 3
+    assert texts == sent
+
+
+def test_a_server_that_takes_messages_only_has_no_prompts_for_other_programs() -> None:
+    async def main() -> None:
+        async with FakeServer(Knobs(chat_only=True)) as server:
+            await decode_prompts(ServerConfig(base_url=server.url), 3, 5, lambda line: None)
+
+    with pytest.raises(ConfigError, match="asked by messages"):
+        asyncio.run(main())
 
 
 class Wide(FakeReplica):

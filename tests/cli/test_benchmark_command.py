@@ -68,6 +68,22 @@ def test_small_benchmarks_need_no_model(tmp_path: Path) -> None:
     assert "warm" in result.output
 
 
+def test_prompts_are_printed_as_vllm_s_benchmark_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def prompts(served: Any, number: int, seed: int, notify: Any) -> list[str]:
+        return [f"{served.base_url} {seed} {index}\n" for index in range(number)]
+
+    monkeypatch.setattr(benchmark, "decode_prompts", prompts)
+    flags = ("--base-url", "http://h/v1", "--number", "2", "--seed", "7", "--max-tokens", "9")
+    result = CliRunner().invoke(app, ["benchmark", "prompts", *flags])
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"prompt": "http://h/v1 7 0\n", "output_tokens": 9},
+        {"prompt": "http://h/v1 7 1\n", "output_tokens": 9},
+    ]
+    assert "--number 0" in said("benchmark", "prompts", *flags, "--number", "0")
+
+
 def test_compare_needs_two_reports(tmp_path: Path) -> None:
     bad = tmp_path / "a.json"
     bad.write_text("[]")

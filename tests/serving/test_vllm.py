@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from aimo2.errors import ConfigError, ServerError
-from aimo2.serving import gpu
+from aimo2.serving import gpu, vllm
 from aimo2.serving.gpu import Card, Usage, occupied, parse_cards, parse_usage, visible
 from aimo2.serving.llama_cpp import ServerEvent
 from aimo2.serving.serve import ServeOptions, choose_engine, place, serve
@@ -482,3 +482,61 @@ def test_only_the_cards_that_are_asked_about_are_counted(monkeypatch: pytest.Mon
 def test_a_card_without_a_model_s_worth_of_memory_serves_none() -> None:
     idle, serving = Card(0, "A", 80_000, 79_600, (9, 0)), Card(1, "A", 80_000, 8_000, (9, 0))
     assert occupied([idle, serving]) == (serving,)
+
+
+def with_vllm(folder: Path, source: str) -> str:
+    """An interpreter that finds a vLLM of this source."""
+    package = folder / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (folder / "vllm" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "cli_args.py").write_text(source)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return str(python)
+
+
+@pytest.mark.parametrize(
+    ("source", "known"), [("disable_uvicorn_access_log: bool = False", True), ("", False)]
+)
+def test_a_flag_is_given_to_a_vllm_whose_source_has_it(
+    source: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIMO2_VLLM_PYTHON", with_vllm(tmp_path, source))
+    assert vllm.has_flag("--disable-uvicorn-access-log") is known
+    given = flags(VllmConfig("x/y", concurrency=64), (), vllm.has_flag)
+    assert ("--disable-uvicorn-access-log" in given) is known
+    own = VllmConfig("x/y", concurrency=64, extra=("--no-disable-uvicorn-access-log",))
+    assert "--disable-uvicorn-access-log" not in flags(own, (), vllm.has_flag)
+    few = flags(VllmConfig("x/y", concurrency=8), (), vllm.has_flag)
+    assert "--disable-uvicorn-access-log" not in few
+
+
+def test_a_vllm_that_cannot_be_looked_at_is_given_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIMO2_VLLM_PYTHON", "/nonexistent/python")
+    assert not vllm.has_flag("--disable-uvicorn-access-log")
+
+
+@pytest.mark.parametrize(
+    ("extra", "several"),
+    [
+        ((), False),
+        (("--api-server-count", "1"), False),
+        (("--api-server-count", "4"), True),
+        (("-asc", "4"), True),
+        (("--api_server_count=4",), True),
+    ],
+)
+def test_several_processes_that_speak_http_are_vllm_serve_s(
+    extra: tuple[str, ...], several: bool
+) -> None:
+    given = flags(VllmConfig("x/y", extra=extra), ())
+    command = vllm.whole_command(vllm.server_command(), "x/y", given)
+    assert command[-len(given) :] == given
+    if several:  # the model stands first, as `vllm serve` wants it
+        assert command[1:5] == ["-m", "vllm.entrypoints.cli.main", "serve", "x/y"]
+        assert "--model" not in command
+    else:
+        assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "x/y"]
+    stub = vllm.whole_command(["stub", "serve"], "x/y", given)
+    assert stub[:4] == ["stub", "serve", "--model", "x/y"]

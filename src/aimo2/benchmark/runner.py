@@ -23,7 +23,7 @@ from aimo2.benchmark.meter import MeteredModel, MeteredSandbox
 from aimo2.benchmark.monitor import Monitor, Source
 from aimo2.benchmark.prompts import drawn_problems
 from aimo2.benchmark.report import Report, Setup, differences
-from aimo2.benchmark.workloads import Dropped, Setting, Solving, Tir, Work, decode, tree
+from aimo2.benchmark.workloads import Dropped, Setting, Solving, Tir, Work, asked, decode, tree
 from aimo2.config import (
     BranchConfig,
     KernelConfig,
@@ -37,7 +37,7 @@ from aimo2.config import (
 from aimo2.deadline import NEVER, Deadline
 from aimo2.engine import ServedModel, make_sandbox, open_served, route
 from aimo2.errors import Aimo2Error, ConfigError, ServerError
-from aimo2.llm.client import Endpoint
+from aimo2.llm.client import Endpoint, OpenAIModel
 from aimo2.serving import gpu, machine
 from aimo2.serving.gpu import Card
 from aimo2.serving.listener import serving
@@ -202,6 +202,23 @@ def _sources(served: ServerConfig | None, running: Running | None) -> tuple[Sour
     assert served is not None
     key = os.environ.get(served.api_key_env) if served.api_key_env else None
     return tuple(Source(url, key) for url in (served.base_url, *served.more_urls))
+
+
+async def decode_prompts(
+    served: ServerConfig, number: int, seed: int, notify: Callable[[str], None]
+) -> Sequence[str]:
+    """Prompts as `decode` would send them to this server, for another program to send.
+
+    Raises `ConfigError` where there are several servers or they take messages only, and what
+    `connect` raises.
+    """
+    async with AsyncExitStack() as stack:
+        client = await open_served(served, stack, notify)
+        if not isinstance(client, OpenAIModel):
+            raise ConfigError("several --base-url were given: prompts are of one server")
+        await client.connect(Deadline.after(_CONNECT_SECONDS))
+        problems = drawn_problems(number, seed)
+        return [await client.prompt(asked(problem), NEVER) for problem in problems]
 
 
 class Bench:

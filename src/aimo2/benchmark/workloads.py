@@ -79,7 +79,7 @@ def decode(model: Model, setting: Setting) -> Work:
     """One completion of exactly `max_tokens`, whatever the model would like."""
 
     async def work(problem: Problem, deadline: Deadline, part: float) -> None:
-        conversation = Conversation(_messages(problem))
+        conversation = asked(problem)
         sampling = setting.sampling(
             seed_of(setting.seed, problem, 0), tokens_of(setting.max_tokens, part), ignore_eos=True
         )
@@ -204,6 +204,11 @@ class Solving:
         solved = await Solver(problem, config, self.tools, watch).solve(deadline)
         for trace in solved.traces:
             _raise_failure(trace)
+
+
+def asked(problem: Problem) -> Conversation:
+    """What `decode` asks a model."""
+    return Conversation(_messages(problem))
 
 
 def _messages(problem: Problem) -> Sequence[Message]:

@@ -1,10 +1,12 @@
 """`aimo2 benchmark`: tokens a second of a served model, and of what this project puts around it."""
 
 import asyncio
+import json
 import os
 import shlex
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +38,7 @@ from aimo2.benchmark.runner import (
     WorkloadName,
     best_layout,
     compare_layouts,
+    decode_prompts,
     run_benchmark,
 )
 from aimo2.benchmark.startup import measure_startup
@@ -257,6 +260,30 @@ def compare_command(
     """Compare two reports: the ratio of useful tokens a second, with an interval."""
     for line in compare(load_report(before), load_report(after)):
         print(line)
+
+
+@app.command("prompts")
+def prompts_command(
+    base_url: Annotated[str, typer.Option(help="The server whose chat template they are in.")],
+    number: Annotated[int, typer.Option(help="So many.")] = 1000,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a completion.")] = 512,
+    seed: Annotated[int, typer.Option(help="Other numbers for another seed.")] = 0,
+    model: Annotated[str | None, typer.Option(help="The served model; the first one.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Name of the environment variable with the API key.")
+    ] = None,
+) -> None:
+    """Print the prompts of `decode` as JSON lines, for the same load by another program."""
+    served = server_config([base_url], model, api_key_env, None)
+    assert served is not None
+    _positive("--number", number)
+    _positive("--max-tokens", max_tokens)
+
+    def notice(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    for text in run_async(lambda: decode_prompts(served, number, seed, notice)):
+        print(json.dumps({"prompt": text, "output_tokens": max_tokens}))
 
 
 class _Screen:

@@ -239,9 +239,22 @@ class OpenAIModel:
         conversation = reply.conversation
         if link.dialect.mode == "chat":
             return link.dialect.ask_chat(conversation, sampling)
+        return link.dialect.ask_raw(await self._prompt(link, conversation, deadline), sampling)
+
+    async def prompt(self, conversation: Conversation, deadline: Deadline) -> str:
+        """The raw text that a request of this conversation carries.
+
+        Raises `ConfigError` where the server is asked by messages, and what `connect` raises.
+        """
+        link = await self._connected(deadline)
+        if link.template is None:
+            raise ConfigError(f"{self.name} is asked by messages, so that no prompt has a text")
+        return await self._prompt(link, conversation, deadline)
+
+    async def _prompt(self, link: _Link, conversation: Conversation, deadline: Deadline) -> str:
         assert link.template is not None
         prompt = await link.template.render(conversation.messages, deadline)
-        return link.dialect.ask_raw(continued(prompt, conversation.reply), sampling)
+        return continued(prompt, conversation.reply)
 
     async def _room(self, link: _Link, body: dict[str, Any], said: str, deadline: Deadline) -> int:
         """Tokens that the context window has left after the prompt; 0 where nobody knows.

@@ -5,10 +5,12 @@ beside it `vllm_child`'s. vLLM itself may live in another environment: `AIMO2_VL
 its interpreter.
 """
 
+import functools
 import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,10 +41,21 @@ _ALIASES = {
     **dict.fromkeys(("-tp", "--tp"), "--tensor-parallel-size"),
     **dict.fromkeys(("-pp", "--pp"), "--pipeline-parallel-size"),
     **dict.fromkeys(("-dp", "--dp"), "--data-parallel-size"),
+    "-asc": "--api-server-count",
 }
 _MANY_STREAMS = 64
 _STREAM_INTERVAL = 8
 """Tokens an event where many streams run: the server spends less on events, the client too."""
+_NO_ACCESS_LOG = "--disable-uvicorn-access-log"
+"""A line for each request is written by the one process that also streams to all clients."""
+_MODULE = ("-m", "vllm.entrypoints.openai.api_server")
+_CLI = ("-m", "vllm.entrypoints.cli.main", "serve")
+_FIND = (
+    "import importlib.util, pathlib, sys;"
+    " root = pathlib.Path(importlib.util.find_spec('vllm').origin).parent;"
+    " text = (root / 'entrypoints/openai/cli_args.py').read_text();"
+    " sys.exit(sys.argv[1] not in text)"
+)
 
 PRESETS: Mapping[str, tuple[str, str]] = {
     "fp8": ("--quantization", "fp8"),
@@ -96,10 +109,13 @@ def preset_flags(name: str) -> tuple[str, str]:
     return PRESETS[name]
 
 
-def flags(config: VllmConfig, cards: Sequence[Card]) -> list[str]:
+def flags(
+    config: VllmConfig, cards: Sequence[Card], knows: Callable[[str], bool] = lambda flag: False
+) -> list[str]:
     """vLLM's flags for a server on these cards, the user's own in place of ours.
 
-    Raises `ConfigError` for an unknown preset, and for two that set the same flag.
+    `knows`: whether this vLLM has a flag; asked of those that not every version has. Raises
+    `ConfigError` for an unknown preset, and for two that set the same flag.
     """
     ours: dict[str, str | None] = {
         "--served-model-name": config.name or config.model,
@@ -117,6 +133,8 @@ def flags(config: VllmConfig, cards: Sequence[Card]) -> list[str]:
         ours["--max-num-seqs"] = str(config.concurrency)
     if config.concurrency >= _MANY_STREAMS:
         ours["--stream-interval"] = str(_STREAM_INTERVAL)
+        if knows(_NO_ACCESS_LOG):
+            ours[_NO_ACCESS_LOG] = None
     if config.tensor_parallel > 1:
         ours["--tensor-parallel-size"] = str(config.tensor_parallel)
     ours |= _preset_flags(config.presets)
@@ -279,7 +297,7 @@ class VllmServer(LlamaServer):
             command=CHILD_COMMAND,
         )
         self._vllm = config
-        self._flags = flags(config, cards)
+        self._flags = flags(config, cards, has_flag if command is None else lambda flag: False)
         self._name = value_of(self._flags, "--served-model-name") or config.model
         self._server_command = command or server_command
         self._key = config.api_key or None
@@ -289,7 +307,7 @@ class VllmServer(LlamaServer):
 
     def _request(self, port: int) -> Any:
         config = self._vllm
-        command = [*self._server_command(), "--model", config.model, *self._flags]
+        command = whole_command(self._server_command(), config.model, self._flags)
         return _Request(
             {
                 "command": command,
@@ -375,5 +393,39 @@ def _short(line: str) -> str:
 
 def server_command() -> list[str]:
     """vLLM's OpenAI-compatible server, before its flags."""
-    python = os.environ.get(PYTHON_VARIABLE, sys.executable)
-    return [python, "-m", "vllm.entrypoints.openai.api_server"]
+    return [_python(), *_MODULE]
+
+
+def whole_command(head: Sequence[str], model: str, flags: Sequence[str]) -> list[str]:
+    """The server's command with its flags.
+
+    Several processes that speak HTTP (`--api-server-count`) are what `vllm serve` starts; the
+    module, which is started otherwise, takes the flag and does nothing with it.
+    """
+    count = value_of(flags, "--api-server-count")
+    if count not in (None, "1") and tuple(head[1:]) == _MODULE:
+        return [head[0], *_CLI, model, *flags]
+    return [*head, "--model", model, *flags]
+
+
+def _python() -> str:
+    return os.environ.get(PYTHON_VARIABLE, sys.executable)
+
+
+def has_flag(flag: str) -> bool:
+    """Whether the vLLM that would be started has a flag of its HTTP server; not if unsure.
+
+    Its source is looked at, which takes milliseconds where importing it takes many seconds.
+    """
+    return _has_flag(_python(), flag.removeprefix("--").replace("-", "_"))
+
+
+@functools.cache
+def _has_flag(python: str, name: str) -> bool:
+    try:
+        done = subprocess.run(
+            [python, "-c", _FIND, name], capture_output=True, timeout=_LIST_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
