@@ -103,14 +103,14 @@ def test_thinking_is_metered_wherever_the_chunks_end(cuts: list[int]) -> None:
     assert not meter.inside
 
 
-def test_a_limit_of_tokens_is_followed_by_a_forced_answer_that_counts_half() -> None:
+def test_a_limit_of_tokens_is_followed_by_a_forced_answer_that_counts_a_quarter() -> None:
     run = run_solver(
         answering("word " * 100),
         config(num_rollouts=1, max_tokens=10, salvage=FORCE, stop="never"),
     )
     (trace,) = run.solved.traces
     assert (trace.stop_reason, trace.answer, trace.answer_source) == ("salvaged", "42", "forced")
-    assert run.solved.outcome.votes == {"42": 0.5}
+    assert run.solved.outcome.votes == {"42": 0.25}
     assert trace.turns[0].injected.endswith("\\boxed{")
     assert trace.turns[1].text == "42}"
     last = run.model.calls[-1]

@@ -169,7 +169,7 @@ def test_the_range_is_that_of_the_reduced_answer() -> None:
 def test_a_bare_output_weighs_less_than_a_boxed_answer() -> None:
     code = "```python\nprint(7)\n```\n"
     run = run_solver(model(code, "Done.", boxed(42)), config(num_rollouts=2, stop="never"))
-    assert run.solved.outcome.votes == {"42": 1.0, "7": 0.5}
+    assert run.solved.outcome.votes == {"42": 1.0, "7": 0.25}
 
 
 def test_equal_expressions_vote_together_under_the_first_one_written() -> None:
@@ -218,8 +218,8 @@ def test_a_judge_that_hangs_neither_passes_the_deadline_nor_loses_a_vote() -> No
     outcome = run.solved.outcome
     assert run.seconds <= 10.0
     assert outcome.stop_reason == "deadline"
-    assert outcome.votes == {"x+1": 1.0, "1+x": 1.0, "7": 1.0, "5": 0.5}
-    assert [trace.weight for trace in run.solved.traces] == [1.0, 1.0, 1.0, 0.5]
+    assert outcome.votes == {"x+1": 1.0, "1+x": 1.0, "7": 1.0, "5": 0.25}
+    assert [trace.weight for trace in run.solved.traces] == [1.0, 1.0, 1.0, 0.25]
 
 
 def test_without_a_deadline_a_judge_that_hangs_costs_its_own_time_limit_once() -> None:
@@ -278,7 +278,7 @@ def test_an_answer_counts_though_its_kernel_does_not_close_in_time() -> None:
     )
     outcome = solve_stickily(ScriptedModel(script), asked, 3)
     assert outcome.num_code_runs == 1
-    assert outcome.votes == {"7": 1.0, "5": 0.5}
+    assert outcome.votes == {"7": 1.0, "5": 0.25}
 
 
 def test_nothing_is_unassailable_while_votes_are_under_way() -> None:

@@ -58,9 +58,9 @@ def test_votes_come_in_the_order_of_their_ends() -> None:
     ]
     found = casts(stored)
     assert [(cast.rollout, cast.seconds, cast.weight) for cast in found] == [
-        (3, 1, 0.5), (1, 5, 1.0), (0, 9, 1.0),
+        (3, 1, 0.25), (1, 5, 1.0), (0, 9, 1.0),
     ]  # fmt: skip
-    assert final_votes(found) == {"1": 1.5, "2": 1.0}
+    assert final_votes(found) == {"1": 1.25, "2": 1.0}
 
 
 def test_stored_weights_are_taken_as_they_are() -> None:

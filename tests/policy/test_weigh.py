@@ -81,14 +81,14 @@ def test_every_voter_votes_once_with_a_finite_weight(
 
 def test_plain_votes_weigh_by_their_source() -> None:
     signals = [Signals(0, "1"), Signals(1, "1", "output"), Signals(2, "1", "forced")]
-    assert [vote.weight for vote in weigh(WeighConfig(), signals)] == [1.0, 0.5, 0.5]
+    assert [vote.weight for vote in weigh(WeighConfig(), signals)] == [1.0, 0.25, 0.25]
 
 
 def test_the_source_s_weight_is_composed_with_the_rule_s() -> None:
     signals = [Signals(0, "1", stats=stats(4.0)), Signals(1, "2", "forced", stats=stats(8.0))]
     votes = weigh(WeighConfig(rule="mean_confidence"), signals)
-    assert [vote.weight for vote in votes] == pytest.approx([4 / 6, 8 / 6 / 2])
-    assert [vote.count for vote in votes] == [1.0, 0.5]
+    assert [vote.weight for vote in votes] == pytest.approx([4 / 6, 8 / 6 / 4])
+    assert [vote.count for vote in votes] == [1.0, 0.25]
 
 
 def test_unknown_confidence_is_a_plain_vote() -> None:

@@ -1,9 +1,9 @@
 """When a question is decided. Pure functions of its votes. Knows no models and no clocks.
 
-Rules that count votes go by `Vote.count` (a forced or half-shared vote is half a vote); the leader
-is always that of the summed weights, so that the rule and the answer agree; one that weighs nothing
-decides nothing. `min_votes` and `max_votes` count voters, `majority` only those whose votes weigh
-something. All rules but `window` are invariant under the order of the votes.
+Rules that count votes go by `Vote.count` (a forced vote is a quarter, a half-shared one half); the
+leader is always that of the summed weights, so that the rule and the answer agree; one that weighs
+nothing decides nothing. `min_votes` and `max_votes` count voters, `majority` only those whose votes
+weigh something. All rules but `window` are invariant under the order of the votes.
 """
 
 import math
