@@ -22,6 +22,7 @@ from aimo2.errors import ProtocolError
 from aimo2.kaggle import tables
 from aimo2.kaggle.messages import Payload
 from aimo2.kaggle.payloads import MAX_DEPTH, AsPandas, Encoder, decode
+from aimo2.kaggle.tables import SeriesForm
 from tests.kaggle import wire
 
 FRAME = pl.DataFrame({"id": ["a", "b"], "n": [1, None], "x": [0.5, -2.0]})
@@ -111,6 +112,12 @@ def test_a_polars_series_is_parquet_or_an_arrow_stream_of_one_column() -> None:
     table = pa.table({"problem": SERIES.to_list()})
     for theirs in (ipc(table), parquet(table)):
         assert_series_equal(read(wire.field(12, theirs)), SERIES)
+
+
+@pytest.mark.parametrize("form", ["parquet", "ipc"])
+def test_a_nameless_series_stays_nameless(form: SeriesForm) -> None:
+    series = decode(Encoder(form).encode(pl.Series(["x"])))
+    assert (series.name, series.to_list()) == ("", ["x"])
 
 
 def test_pandas_frames_and_series_are_read_without_pandas_and_without_their_index() -> None:

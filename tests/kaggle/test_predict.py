@@ -119,6 +119,16 @@ def test_rows_share_the_time_and_saved_time_is_passed_on() -> None:
     assert (frame["answer"].to_list(), seconds) == ([42, 42, 42], 87)
 
 
+@pytest.mark.parametrize("statement", [None, "", " \n"])
+def test_a_row_without_a_statement_has_a_guess_at_once(statement: str | None) -> None:
+    who, heard = Scripted(), list[str]()
+    columns = [pl.Series("id", ["a"]), pl.Series("problem", [statement], dtype=pl.String)]
+    frame, _ = answered(who, Call("predict", columns), notify=heard.append)
+    assert frame.rows() == [("a", 13)]
+    assert heard == ["[a] was asked without a statement; a guess is sent"]
+    assert who.asked == []
+
+
 def test_no_rows_are_no_answers() -> None:
     assert answered(Scripted(), call())[0].height == 0
 

@@ -99,7 +99,9 @@ def _facts(
         pairs.append(("sampled tokens", f"{tokens:,}"))
         pairs.append(("tokens a second", f"{tokens / seconds:.0f}" if seconds else "–"))
     if history.num_resumed:
-        pairs.append(("resumed", f"{history.num_resumed} times"))
+        pairs.append(
+            ("resumed", "once" if history.num_resumed == 1 else f"{history.num_resumed} times")
+        )
     if not history.ended:
         pairs.append(("state", "not ended"))
     return frame.facts(pairs)
