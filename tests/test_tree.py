@@ -301,7 +301,7 @@ def test_rollouts_that_wait_for_a_score_are_made_to_answer_in_time(reason: StopR
         interrupt_reason=reason,
     )
     assert run.solved.outcome.stop_reason == reason
-    assert run.solved.outcome.votes == {"42": 1.5}
+    assert run.solved.outcome.votes == {"42": 0.75}
     assert run.solved.outcome.note is None
     assert [trace.stop_reason for trace in run.solved.traces] == ["salvaged"] * 3
     assert run.seconds <= 6.0

@@ -159,8 +159,8 @@ def test_a_source_that_the_model_knows_is_not_held_against_the_vote_twice() -> N
         WeighConfig(rule="calibrated", calibration=model),
         [Signals(0, "1", "forced"), Signals(1, "1", "output")],
     )
-    assert (forced.weight, forced.count) == (1.5, 0.5)
-    assert (output.weight, output.count) == (0.5, 0.5)
+    assert (forced.weight, forced.count) == (1.5, 0.25)
+    assert (output.weight, output.count) == (0.25, 0.25)
 
 
 def test_agreement_of_wrong_answers() -> None:
