@@ -4,6 +4,7 @@ One JSON object beside the traces: `TRACES.run.json`. Knows no clocks but the ti
 """
 
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,6 +36,17 @@ def run_record(solve: SolveConfig, engine: EngineConfig, model: str | None) -> d
         "solve": solve.model_dump(mode="json"),
         "engine": engine.model_dump(mode="json"),
     }
+
+
+def flat_settings(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting of a nested record under its whole name, such as `solve.stop.rule`."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def versions() -> dict[str, str]:

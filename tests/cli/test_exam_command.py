@@ -120,13 +120,7 @@ def test_the_order_is_random_by_the_seed_and_the_submission_is_not(
 def test_an_interrupted_exam_is_resumed_with_nothing_asked_twice(
     run: Run, problems: Path, tmp_path: Path
 ) -> None:
-    def hang() -> Iterator[Any]:
-        os.kill(os.getpid(), signal.SIGINT)
-        yield Delay(3600)
-
-    out = tmp_path / "e"
-    scripted = model("\\boxed{42}", "\\boxed{42}", hang())
-    assert run("run", problems, "--limit", "5m", "--out", out, scripted=scripted) == 130
+    out = interrupted(run, problems, tmp_path / "e")
     assert run.out == "a\t42\n"
     assert "aimo2 exam resume" in run.err
     assert (out / "submission.csv").read_text() == "id,answer\na,42\n"
@@ -162,13 +156,7 @@ def test_a_standard_error_that_takes_nothing_costs_no_answer(
 def test_a_resumed_exam_waits_for_its_server_and_burns_no_question(
     run: Run, problems: Path, tmp_path: Path
 ) -> None:
-    def hang() -> Iterator[Any]:
-        os.kill(os.getpid(), signal.SIGINT)
-        yield Delay(3600)
-
-    out = tmp_path / "e"
-    scripted = model("\\boxed{42}", "\\boxed{42}", hang())
-    assert run("run", problems, "--limit", "5m", "--out", out, scripted=scripted) == 130
+    out = interrupted(run, problems, tmp_path / "e")
     run.set_up_errors = [ModelUnavailable("nobody listens")]
     assert run("resume", out, scripted=model("\\boxed{7}")) == 0
     assert run.out == "b\t7\nc\t7\n"
@@ -181,13 +169,7 @@ def test_a_resumed_exam_waits_for_its_server_and_burns_no_question(
 def test_a_resumed_exam_whose_key_is_refused_loses_no_question(
     run: Run, problems: Path, tmp_path: Path
 ) -> None:
-    def hang() -> Iterator[Any]:
-        os.kill(os.getpid(), signal.SIGINT)
-        yield Delay(3600)
-
-    out = tmp_path / "e"
-    scripted = model("\\boxed{42}", "\\boxed{42}", hang())
-    assert run("run", problems, "--limit", "5m", "--out", out, scripted=scripted) == 130
+    out = interrupted(run, problems, tmp_path / "e")
     refused = KeyRefused("the server answered 401")
     # The second time the server is not there at first, and refuses the key during a question.
     for before in ((), (ModelUnavailable("nobody listens"),)):
@@ -214,6 +196,18 @@ def test_an_exam_that_is_interrupted_before_it_begins_is_begun_by_the_same_comma
     assert run.err == "interrupted before the exam began; the same command begins it\n"
     assert not (out / "submission.csv").exists()
     assert run("run", problems, "--limit", "5m", "--out", out) == 0
+
+
+def interrupted(run: Run, problems: Path, out: Path) -> Path:
+    """An exam that Ctrl-C ends in its second question."""
+
+    def hang() -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield Delay(3600)
+
+    scripted = model("\\boxed{42}", "\\boxed{42}", hang())
+    assert run("run", problems, "--limit", "5m", "--out", out, scripted=scripted) == 130
+    return out
 
 
 def records(out: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ concurrency: `load` runs as many at a time as is asked for.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from aimo2 import prompts
@@ -14,7 +14,7 @@ from aimo2.answers import Canonical
 from aimo2.attempt import Attempt, Question, TextKind
 from aimo2.config import SolveConfig
 from aimo2.deadline import Deadline
-from aimo2.llm import Conversation, Message, Model, Sampling
+from aimo2.llm import Conversation, Model, Sampling
 from aimo2.rollout import Rollout
 from aimo2.solver import Solver, Tools
 from aimo2.types import Problem, Trace
@@ -70,7 +70,7 @@ class Setting:
         )
 
 
-def tokens_of(limit: int, part: float) -> int:
+def _tokens_of(limit: int, part: float) -> int:
     """So much of a limit, but one token at least."""
     return max(1, round(limit * part))
 
@@ -81,7 +81,7 @@ def decode(model: Model, setting: Setting) -> Work:
     async def work(problem: Problem, deadline: Deadline, part: float) -> None:
         conversation = asked(problem)
         sampling = setting.sampling(
-            seed_of(setting.seed, problem, 0), tokens_of(setting.max_tokens, part), ignore_eos=True
+            seed_of(setting.seed, problem, 0), _tokens_of(setting.max_tokens, part), ignore_eos=True
         )
         await _text(model, conversation, sampling, deadline)
 
@@ -99,8 +99,8 @@ def tree(model: Model, setting: Setting, *, shared: bool) -> Work:
 
     async def text(problem: Problem, number: int, begun: str, part: float, end: Deadline) -> str:
         seed = seed_of(setting.seed, problem, number)
-        sampling = setting.sampling(seed, tokens_of(half, part), ignore_eos=True)
-        return await _text(model, Conversation(_messages(problem), begun), sampling, end)
+        sampling = setting.sampling(seed, _tokens_of(half, part), ignore_eos=True)
+        return await _text(model, asked(problem, begun), sampling, end)
 
     async def opening(problem: Problem, number: int, deadline: Deadline, part: float) -> None:
         first = await text(problem, 1000 + number, "", 2 * part - 1, deadline)
@@ -150,7 +150,7 @@ def _raise_failure(trace: Trace) -> None:
 
 def _shortened(config: SolveConfig, part: float) -> SolveConfig:
     """With so much of its rollouts' tokens."""
-    limit = tokens_of(config.rollout.max_tokens, part)
+    limit = _tokens_of(config.rollout.max_tokens, part)
     rollout = config.rollout.model_copy(update={"max_tokens": limit})
     return config.model_copy(update={"rollout": rollout})
 
@@ -206,13 +206,10 @@ class Solving:
             _raise_failure(trace)
 
 
-def asked(problem: Problem) -> Conversation:
-    """What `decode` asks a model."""
-    return Conversation(_messages(problem))
-
-
-def _messages(problem: Problem) -> Sequence[Message]:
-    return prompts.start(problem.statement, "plain", "int", code=False).messages
+def asked(problem: Problem, begun: str = "") -> Conversation:
+    """What a workload of plain completions asks a model. `begun`: of the reply."""
+    start = prompts.start(problem.statement, "plain", "int", code=False)
+    return Conversation(start.messages, begun)
 
 
 async def _text(

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shlex
-import signal
 import statistics
 import sys
 import time
@@ -45,7 +44,7 @@ from aimo2.benchmark.startup import measure_startup
 from aimo2.cli import errors
 from aimo2.cli.models import ensure_model
 from aimo2.cli.options import RoutingName, RoutingOption, server_config
-from aimo2.cli.running import run_async
+from aimo2.cli.running import on_signals, run_async
 from aimo2.errors import ConfigError, DiskFullError, ServerError
 from aimo2.problems import read_problems
 from aimo2.serving import gpu
@@ -371,9 +370,7 @@ def _interruptible(work: Callable[[], Any]) -> Any:
     async def main() -> Any:
         task = asyncio.current_task()
         assert task is not None
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
+        on_signals(task.cancel)
         return await work()
 
     try:

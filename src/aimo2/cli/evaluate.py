@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +17,7 @@ from aimo2.cli.data import ColumnsOption, DataDirOption, DatasetArgument
 from aimo2.cli.grouped import grouped
 from aimo2.cli.models import with_model
 from aimo2.cli.progress import EvalProgress, PlainProgress, RichProgress, print_figures
-from aimo2.cli.running import run_async
+from aimo2.cli.running import on_signals, run_async
 from aimo2.config import ServerConfig
 from aimo2.errors import ConfigError, InputError
 from aimo2.evals.datasets import Dataset, load, parse_columns
@@ -212,9 +211,7 @@ class _Session:
     async def run(self, ray: str | None, ray_workers: int | None) -> int:
         """Run the rest of the evaluation; returns the exit code."""
         self.main = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.interrupt)
+        on_signals(self.interrupt)
         with self.progress:
             try:
                 if ray is None:

@@ -5,7 +5,6 @@ Apart from the commands, because it needs all that solves, and `--help` does not
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -21,7 +20,7 @@ from aimo2.cli import errors
 from aimo2.cli.durations import clock_text
 from aimo2.cli.exam_board import Board, LiveBoard, PlainBoard
 from aimo2.cli.models import with_model
-from aimo2.cli.running import run_async
+from aimo2.cli.running import on_signals, run_async
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import Deadline
 from aimo2.errors import Aimo2Error, ConfigError, InputError, ModelError, SetupError
@@ -109,9 +108,7 @@ class _Sitting:
     async def run(self) -> int:
         """Ask every problem that has no answer; returns the exit code."""
         self.main = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.interrupt)
+        on_signals(self.interrupt)
         self.holder = EngineHolder(
             self._open_engine,
             self.board.notice,

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import Callable
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from aimo2.cli import errors
 from aimo2.cli.benchmark import EngineChoice
 from aimo2.cli.models import ensure_model
+from aimo2.cli.running import on_signals
 from aimo2.errors import ConfigError, ServerError
 from aimo2.serving.serve import Running, ServeOptions
 from aimo2.serving.serve import serve as serve_model
@@ -82,17 +82,14 @@ def serve(
     async def run() -> None:
         stop = asyncio.Event()
         task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel if task else stop.set)
+        on_signals(task.cancel if task else stop.set)
         async with serve_model(
             model, options, notify, lambda name: ensure_model(name, console)
         ) as running:
             for url, _ in running.endpoints():
                 print(url, flush=True)
             _say_how(running, api_key_env, notify)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stop.set)
+            on_signals(stop.set)
             await _until(stop, running)
 
     try:

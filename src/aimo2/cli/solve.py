@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from aimo2.cli.display import Display
 from aimo2.cli.grouped import grouped
 from aimo2.cli.models import with_model
 from aimo2.cli.page import SolvePage
-from aimo2.cli.running import run_async
+from aimo2.cli.running import on_signals, run_async
 from aimo2.cli.show import ShowName, display_for
 from aimo2.config import EngineConfig, SolveConfig
 from aimo2.deadline import NEVER, Deadline
@@ -168,9 +167,7 @@ class _Session:
         """Solve everything; returns the exit code."""
         self.main = asyncio.current_task()
         self.outcomes = []
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.interrupt)
+        on_signals(self.interrupt)
         with self.display:
             try:
                 await self._all(self._first_deadline())

@@ -25,6 +25,7 @@ from aimo2.evals.report import (
 from aimo2.evals.within import WithinTest
 from aimo2.pages import frame, svg
 from aimo2.pages.text import answer_html, breakable, escaped, one_line
+from aimo2.runrecord import flat_settings
 
 Links = Mapping[tuple[int, str], str]
 """(number of the run, problem) -> address of its page."""
@@ -581,7 +582,7 @@ def _problem(
 
 def _made(report: Report) -> str:
     """How the runs were made: every setting, and where two runs differ."""
-    settings = [_flat(run.run.record.model_dump(mode="json")) for run in report.runs]
+    settings = [flat_settings(run.run.record.model_dump(mode="json")) for run in report.runs]
     names = list(dict.fromkeys(name for one in settings for name in one))
     rows = []
     for name in names:
@@ -597,12 +598,3 @@ def _made(report: Report) -> str:
         f'<p class="note">From each run\'s run.json.{bold}</p>{_table(heads, rows, numeric=99)}'
         "</details>"
     )
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, object] = {}
-    for name, part in value.items():
-        flat |= _flat(part, f"{prefix}.{name}" if prefix else str(name))
-    return flat

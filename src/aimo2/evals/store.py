@@ -37,7 +37,7 @@ from aimo2.evals.samples import (
     table,
     write_table,
 )
-from aimo2.runrecord import versions
+from aimo2.runrecord import flat_settings, versions
 from aimo2.types import TRACE_VERSION, Outcome, Problem, Trace, Value
 
 RUN_VERSION = 1
@@ -457,7 +457,7 @@ def check_folder(folder: Path, config: RunConfig) -> None:
 
 def differences(there: RunConfig, here: RunConfig) -> list[tuple[str, str, str]]:
     """Name, old and new value of each setting that changes a run's content."""
-    old, new = _flat(there.model_dump(mode="json")), _flat(here.model_dump(mode="json"))
+    old, new = (flat_settings(each.model_dump(mode="json")) for each in (there, here))
     ignored = {"solve.num_rollouts"}
     if here.mode == "samples":
         # Independent samples: how many run at once and when a vote would end changes nothing.
@@ -473,16 +473,6 @@ def differences(there: RunConfig, here: RunConfig) -> list[tuple[str, str, str]]
         for name in names
         if old.get(name) != new.get(name)
     ]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, part in value.items():
-        if isinstance(part, dict):
-            flat |= _flat(part, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = part
-    return flat
 
 
 def _write_whole(path: Path, text: str) -> None:

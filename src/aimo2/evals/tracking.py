@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 from aimo2.errors import ConfigError, SetupError
 from aimo2.evals.runner import Score
 from aimo2.evals.store import RunConfig
+from aimo2.runrecord import flat_settings
 
 if TYPE_CHECKING:
     from aimo2.evals.estimators import Estimate
@@ -186,7 +187,7 @@ class _Mlflow:
             package.start_run(run_id=found[0].info.run_id)
             return
         package.start_run(run_name=title, tags={_MLFLOW_TAG: run_id})
-        values = [(key, str(value)[:_MLFLOW_CHARS]) for key, value in _dotted(config).items()]
+        values = [(key, str(value)[:_MLFLOW_CHARS]) for key, value in flat_settings(config).items()]
         for at in range(0, len(values), _MLFLOW_PARAMS):
             package.log_params(dict(values[at : at + _MLFLOW_PARAMS]))
 
@@ -208,7 +209,7 @@ class _Trackio:
         self._package = package
         # A run that goes on is found by its name, so that must be its own.
         name = f"{title}-{_run_id(folder)[:8]}"
-        package.init(project=PROJECT, name=name, config=_dotted(config), resume="allow")
+        package.init(project=PROJECT, name=name, config=flat_settings(config), resume="allow")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """One step."""
@@ -224,17 +225,6 @@ class _Trackio:
 def _known(values: Mapping[str, float]) -> dict[str, float]:
     """Without ends of intervals that are not known."""
     return {name: value for name, value in values.items() if not math.isnan(value)}
-
-
-def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every setting under its whole name, such as `solve.stop.rule`."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 _BACKENDS: dict[str, Callable[[Any, dict[str, Any], str, Path], Backend]] = {
